@@ -1,0 +1,182 @@
+"""The log of a run: append-only, one JSON object a line, versioned. The terminal, the report and resume read it.
+
+Each event is a frozen dataclass below; its class name in snake case is the `event` field. Fields are only ever added,
+with a default; a change of meaning raises `VERSION`. A line torn by a crash is skipped by the reader and never glued to
+the next one by the writer.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TextIO
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What all events share: the time it was written, in seconds since 1970 (0 until it is written)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """A command began to work on the run."""
+
+    command: str
+    stages: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted(Event):
+    """A stage began; what it is about to do, in a sentence."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished(Event):
+    """A stage ended well. `reused` is true when its inputs had not changed and nothing was run."""
+
+    stage: str
+    artifact: str
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailed(Event):
+    """A stage ended with an error, given as a sentence."""
+
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Event):
+    """One optimizer update. `loss` is nats per trained token; `tokens` counts non-padding tokens so far."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Validated(Event):
+    """The validation loss after `step` updates, in nats per trained token; `best` so far or not."""
+
+    step: int
+    loss: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed(Event):
+    """The state after `step` updates is on disk."""
+
+    step: int
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """Training goes on after `step` updates. Later events of steps after it replace the earlier ones."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """Training ended before its last planned step, with the reason."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """Something the user should know that did not stop the run."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    """The command ended; `status` is `done`, `failed` or `interrupted`."""
+
+    status: str
+
+
+def _name(cls: type[Event]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+KINDS: dict[str, type[Event]] = {_name(cls): cls for cls in Event.__subclasses__()}
+
+
+class Log:
+    """Appends events to a file; each is on its way to the disk when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+
+    def _open(self) -> TextIO:
+        torn = self.path.exists() and self.path.stat().st_size > 0 and self.path.read_bytes()[-1:] != b"\n"
+        file = self.path.open("a", encoding="utf-8")
+        if torn:
+            file.write("\n")
+        return file
+
+    def write(self, event: Event) -> None:
+        """Append one event. Numbers that are not finite are written as strings, since JSON has no word for them."""
+        body = {k: _plain(v) for k, v in asdict(event).items()}
+        line = {"v": VERSION, "time": round(time.time(), 3), "event": _name(type(event)), **body}
+        if self._file is None:
+            self._file = self._open()
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(path: Path) -> Iterator[tuple[float, Event]]:
+    """All events of a log with the time each was written, oldest first.
+
+    Torn lines and kinds this version does not know are skipped: a newer Luthier may have added them.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+                kind = KINDS[line["event"]]
+            except (ValueError, KeyError, TypeError):
+                continue
+            known = {f.name: f.type for f in fields(kind)}
+            body = {k: float(v) if known[k] is float else v for k, v in line.items() if k in known}
+            yield line["time"], kind(**body)
+
+
+def training_curve(path: Path) -> tuple[list[Step], list[Validated]]:
+    """Steps and validations in order, with those that a resume took back left out."""
+    steps: dict[int, Step] = {}
+    validations: dict[int, Validated] = {}
+    for _, event in read(path):
+        if isinstance(event, Step):
+            steps[event.step] = event
+        elif isinstance(event, Validated):
+            validations[event.step] = event
+        elif isinstance(event, Resumed):
+            steps = {k: v for k, v in steps.items() if k <= event.step}
+            validations = {k: v for k, v in validations.items() if k <= event.step}
+    return [steps[k] for k in sorted(steps)], [validations[k] for k in sorted(validations)]

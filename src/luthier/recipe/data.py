@@ -1,0 +1,54 @@
+"""Section `data`: which rows, and what is asked of them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.recipe.section import Section
+
+Shape = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+
+
+class Source(Section):
+    """One file of rows."""
+
+    path: str
+    """A .jsonl or .json file. A relative path is looked for beside the recipe first, then in the working folder."""
+    shape: Shape = "auto"
+    """How the rows are laid out; recognised row by row unless given."""
+
+
+class Split(Section):
+    """How rows are divided."""
+
+    validation: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Share of the kept rows held out for validation, chosen by a hash of the content: adding rows moves none of the
+    others, and rows with the same prompt stay together."""
+
+
+class Replay(Section):
+    """Rows of a general kind, mixed into training so that the model forgets less."""
+
+    path: str
+    """A .jsonl or .json file of rows, or `ukulele` for two thousand rows like those the bundled base was made from."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the trained tokens that comes from these rows."""
+
+
+class Data(Section):
+    """The rows to learn from."""
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    """The files to read, in order."""
+    system: str | None = None
+    """A system message for conversations that have none."""
+    split: Split = Split()
+    """Training and validation."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Longest row in tokens; the model's context when not given. Rows are never cut."""
+    too_long: Literal["drop", "error"] = "drop"
+    """What to do with a longer row: `drop` gives it the fate `too_long`, `error` stops."""
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Stop when more than this share of the rows is unusable. Duplicates do not count."""
+    replay: Replay | None = None
+    """General rows mixed into training."""

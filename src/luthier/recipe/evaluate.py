@@ -1,0 +1,21 @@
+"""Section `evaluate`: what is measured before and after."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from luthier.recipe.section import Section
+
+
+class Evaluate(Section):
+    """Tasks, asked of the base and of the tuned model, on the same prompts."""
+
+    tasks: list[str] = ["exact_match"]
+    """Scorers for the answers to the validation prompts: `exact_match`, `final_number`."""
+    retention: list[str] | None = None
+    """Suites that should not get worse: `ukulele-skills`, or a .jsonl file of {"prompt", "answer"}. When not given:
+    `ukulele-skills` for the bundled base, none for others."""
+    max_items: Annotated[int, Field(ge=1)] = 200
+    """Most validation prompts to answer. All validation rows count for the loss."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer; a quarter longer than the longest expected one when not given."""

@@ -1,0 +1,51 @@
+"""The recipe: a name, a seed and eight sections."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from luthier.recipe.data import Data
+from luthier.recipe.evaluate import Evaluate
+from luthier.recipe.gate import Gate
+from luthier.recipe.model import Model
+from luthier.recipe.objective import Objective, Sft
+from luthier.recipe.release import Release
+from luthier.recipe.section import Section
+from luthier.recipe.training import Training
+from luthier.recipe.tuning import Auto, Tuning
+
+
+class Recipe(Section):
+    """Everything that is wanted of a run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
+    """Name of the run: letters, digits, `.`, `_` and `-`."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of everything that is drawn at random."""
+    model: Model = Model()
+    """What to start from."""
+    data: Data
+    """The rows."""
+    tuning: Tuning = Auto()
+    """Which weights may change."""
+    objective: Objective = Sft()
+    """What is optimised."""
+    training: Training = Training()
+    """The loop."""
+    evaluate: Evaluate = Evaluate()
+    """What is measured."""
+    gate: Gate = Gate()
+    """Whether it may be released."""
+    release: Release = Release()
+    """What is made of it."""
+
+    @model_validator(mode="after")
+    def _every_setting_has_an_effect(self) -> "Recipe":
+        if not self.release.merge and self.release.dtype != "auto":
+            raise ValueError("release.dtype has no effect when release.merge is false; remove one of them")
+        if not self.training.packing and self.training.micro_batch_tokens is None and self.training.batch_tokens is None:
+            return self
+        micro, whole = self.training.micro_batch_tokens, self.training.batch_tokens
+        if micro and whole and micro > whole:
+            raise ValueError(f"training.micro_batch_tokens ({micro}) must not exceed training.batch_tokens ({whole})")
+        return self

@@ -1,0 +1,13 @@
+"""Section `release`: what is made of the tuned model."""
+
+from luthier.recipe.model import Dtype
+from luthier.recipe.section import Section
+
+
+class Release(Section):
+    """The released model."""
+
+    merge: bool = True
+    """Merge adapters into the base, so that any server can load the model. Off: the adapter is released as it is."""
+    dtype: Dtype = "auto"
+    """Number format of the merged weights. `auto`: the one it was trained in."""

@@ -1,0 +1,38 @@
+"""Section `training`: how long, how fast, when to stop."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.recipe.section import Section
+
+
+class Training(Section):
+    """The loop."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training rows."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many updates, if the epochs have not ended before."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak of the schedule; from the plan (by tuning and model size) when not given."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the updates over which the rate rises from zero."""
+    batch_tokens: Annotated[int, Field(ge=16)] | None = None
+    """Tokens per update, non-padding; from the plan when not given."""
+    micro_batch_tokens: Annotated[int, Field(ge=16)] | None = None
+    """Most tokens in one forward pass; smaller needs less memory and changes nothing else."""
+    packing: bool = True
+    """Lay several rows in one sequence, none seeing another. Off: one row a sequence, padded."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of AdamW, on matrices only."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient; a larger one is scaled down."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Updates between validations; ten to a run, at least one an epoch, when not given."""
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Stop when this many validations in a row were not better than the best."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Updates between checkpoints to resume from; at every validation when not given."""
