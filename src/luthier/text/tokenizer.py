@@ -1,0 +1,50 @@
+"""The one door to tokenizers: loading, and which tokens end an answer."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import DataError
+
+Tokenizer = Any  # transformers' fast tokenizers carry no types
+
+
+def load_tokenizer(place: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
+    """Load a fast tokenizer from a folder or the hub.
+
+    Raises:
+        DataError: there is none, or it is a slow one (which cannot give the offsets that the loss mask needs).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(place), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"no tokenizer can be loaded: {_first_line(error)}",
+            where=str(place),
+            fix="check model.base: a folder with tokenizer.json, or a hub id that you can reach",
+        ) from error
+    if not tokenizer.is_fast:
+        raise DataError("only a slow tokenizer is there", where=str(place), fix="convert it to tokenizer.json first")
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def stop_ids(tokenizer: Tokenizer, configured: int | Iterable[int] | None = None) -> tuple[int, ...]:
+    """The ids that end an answer: those of the generation config, and the tokenizer's end token."""
+    ids = [configured] if isinstance(configured, int) else list(configured or ())
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return tuple(dict.fromkeys(ids))
+
+
+def control_tokens(tokenizer: Tokenizer) -> frozenset[str]:
+    """The strings that the tokenizer reads as control tokens."""
+    added = tokenizer.added_tokens_decoder.values()
+    return frozenset(token.content for token in added if token.special)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
