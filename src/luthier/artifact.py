@@ -19,6 +19,7 @@ from luthier.errors import DataError, Missing
 
 VERSION = 1
 MANIFEST = "artifact.json"
+ASIDE = ".luthier-tmp"
 
 
 def digest(value: Any) -> str:
@@ -76,7 +77,9 @@ class Artifact:
 
 def damaged(path: Path, reason: object) -> DataError:
     """The error for a file of ours that can no longer be trusted."""
-    return DataError(f"damaged: {reason}", where=str(path), fix=f"delete {path.parent} and run again: it will be remade")
+    return DataError(
+        f"damaged: {reason}", where=str(path), fix=f"delete {path.parent} and run again: it will be remade"
+    )
 
 
 def key_of(kind: str, settings: Mapping[str, Any], parents: Mapping[str, str]) -> str:
@@ -110,15 +113,20 @@ class Store:
         """Write the manifest of the partial folder, flush it to disk and give it its final name."""
         folder = self.folder(kind, key)
         partial = folder.with_name(folder.name + ".partial")
+        for torn in partial.rglob("*" + ASIDE):  # a crash amid `write_text` left it; it is no part of the content
+            torn.unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         files.pop(MANIFEST, None)
         made = Artifact(folder, kind, key, digest(files), files, dict(parents), dict(settings))
         body = {k: v for k, v in asdict(made).items() if k != "folder"}
         manifest = {"version": VERSION, **body, "created": round(time.time(), 3)}
         write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except OSError as error:
+            raise disk_error(folder, error) from error
         return made
 
 
@@ -153,7 +161,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         Missing: the disk is full or cannot be written.
     """
-    aside = path.with_name(path.name + ".tmp")
+    aside = path.with_name(path.name + ASIDE)
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -161,14 +169,15 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)  # gone already when all went well
 
 
 def disk_error(path: Path, error: OSError) -> Missing:
     """The error for a disk that is full, read-only or refuses us; names the place and the free space there."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    home = next((p for p in (path, *path.parents) if p.exists()), Path("."))
+    home = next((p for p in (path, *path.parents) if p.exists()), Path())
     free = shutil.disk_usage(home).free / 1e9
     return Missing(
         f"cannot write: {reason} ({free:.1f} GB free there)",

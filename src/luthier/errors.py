@@ -48,7 +48,7 @@ class TemplateError(DataError):
     """The model's chat template cannot express a conversation so that it trains exactly what is served."""
 
 
-class CheckFailed(LuthierError):
+class CheckFailed(LuthierError):  # noqa: N818 - a state, not a mistake
     """The model did not pass a check."""
 
     exit_code = 4
@@ -66,13 +66,13 @@ class ParityFailed(CheckFailed):
     """The model about to be released does not answer as the trained one does."""
 
 
-class Missing(LuthierError):
+class Missing(LuthierError):  # noqa: N818 - a state, not a mistake
     """Something this machine lacks: a package, a GPU, disk space."""
 
     exit_code = 5
 
 
-class Interrupted(LuthierError):
+class Interrupted(LuthierError):  # noqa: N818 - a state, not a mistake
     """Stopped by the user after the state was saved."""
 
     exit_code = 130

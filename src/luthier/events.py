@@ -5,14 +5,18 @@ with a default; a change of meaning raises `VERSION`. A line torn by a crash is 
 the next one by the writer.
 """
 
+import errno
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
+
+from luthier.errors import Missing
 
 VERSION = 1
 
@@ -121,27 +125,40 @@ KINDS: dict[str, type[Event]] = {_name(cls): cls for cls in Event.__subclasses__
 
 
 class Log:
-    """Appends events to a file; each is on its way to the disk when `write` returns."""
+    """Appends events to a file; each is in the hands of the operating system when `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
-    def _open(self) -> TextIO:
-        torn = self.path.exists() and self.path.stat().st_size > 0 and self.path.read_bytes()[-1:] != b"\n"
-        file = self.path.open("a", encoding="utf-8")
-        if torn:
-            file.write("\n")
-        return file
+    def _append(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = self.path.open("a+b", buffering=0)  # a line is one call, so that two writers do not mix theirs
+        end = self._file.seek(0, os.SEEK_END)
+        if end:
+            self._file.seek(end - 1)
+            if self._file.read(1) != b"\n":  # torn by a crash or a full disk
+                line = b"\n" + line
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, event: Event) -> None:
-        """Append one event. Numbers that are not finite are written as strings, since JSON has no word for them."""
+        """Append one event. Numbers that are not finite are written as strings, since JSON has no word for them.
+
+        Raises:
+            Missing: the disk is full or cannot be written.
+        """
         body = {k: _plain(v) for k, v in asdict(event).items()}
         line = {"v": VERSION, "time": round(time.time(), 3), "event": _name(type(event)), **body}
-        if self._file is None:
-            self._file = self._open()
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._append(text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise Missing(
+                f"cannot write the log: {error.strerror}",
+                where=str(self.path),
+                fix="free some space, then run the same command again",
+            ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -151,7 +168,7 @@ def _plain(value: Any) -> Any:
 def read(path: Path) -> Iterator[tuple[float, Event]]:
     """All events of a log with the time each was written, oldest first.
 
-    Torn lines and kinds this version does not know are skipped: a newer Luthier may have added them.
+    Torn lines, and kinds and fields this version does not know, are skipped: a newer Luthier may have added them.
     """
     if not path.exists():
         return
@@ -160,11 +177,12 @@ def read(path: Path) -> Iterator[tuple[float, Event]]:
             try:
                 line = json.loads(text)
                 kind = KINDS[line["event"]]
+                known = {f.name: f.type for f in fields(kind)}
+                body = {k: float(v) if known[k] is float else v for k, v in line.items() if k in known}
+                moment, event = float(line["time"]), kind(**body)
             except (ValueError, KeyError, TypeError):
                 continue
-            known = {f.name: f.type for f in fields(kind)}
-            body = {k: float(v) if known[k] is float else v for k, v in line.items() if k in known}
-            yield line["time"], kind(**body)
+            yield moment, event
 
 
 def training_curve(path: Path) -> tuple[list[Step], list[Validated]]:

@@ -1,14 +1,14 @@
 """The run folder: what was wanted, what was used, what happened, what came out.
 
-    runs/
-      artifacts/<kind>-<key>/     shared by all runs beside it
-      <name>-<hash>/              one run; the hash is that of the resolved recipe
-        recipe.given.yaml         the recipe as it was written, with the overrides as a comment
-        recipe.yaml               resolved: every default written out
-        lock.json                 versions, hashes of every input, seed, hardware
-        events.jsonl              what happened
-        run.json                  status, artifacts and metrics, for scripts
-        report.html
+runs/
+  artifacts/<kind>-<key>/     shared by all runs beside it
+  <name>-<hash>/              one run; the hash is that of the resolved recipe
+    recipe.given.yaml         the recipe as it was written, with the overrides as a comment
+    recipe.yaml               resolved: every default written out
+    lock.json                 versions, hashes of every input, seed, hardware
+    events.jsonl              what happened
+    run.json                  status, artifacts and metrics, for scripts
+    report.html
 """
 
 import json
@@ -33,7 +33,7 @@ STORE = "artifacts"
 
 @dataclass(slots=True)
 class Run:
-    """One run on disk. `artifacts` maps a stage's name to its artifact folder, `metrics` a metric's name to its value."""
+    """One run on disk. `artifacts`: a stage's name -> its artifact folder; `metrics`: a name -> its value."""
 
     folder: Path
     recipe: Recipe
@@ -91,7 +91,9 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise RecipeError("another process is working on this run", where=str(self.folder), fix="wait for it") from error
+            raise RecipeError(
+                "another process is working on this run", where=str(self.folder), fix="wait for it"
+            ) from error
         try:
             yield
         finally:
@@ -134,26 +136,33 @@ def open_run(folder: Path) -> Run:
 
 def list_runs(root: Path) -> list[Run]:
     """All runs under `root`, the one touched last first."""
+    return [open_run(folder) for folder in _folders(root)]
+
+
+def _folders(root: Path) -> list[Path]:
     found = sorted(root.glob("*/run.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    return [open_run(path.parent) for path in found]
+    return [path.parent for path in found]
 
 
 def find_run(name: str, root: Path) -> Run:
     """The run a person means: a folder, a name under `root`, the beginning of one, or `last`.
 
     Raises:
-        DataError: there is none, or the beginning fits several.
+        RecipeError: there is none, or the beginning fits several.
     """
     for folder in (Path(name), root / name):
         if (folder / "run.json").exists():
             return open_run(folder)
-    runs = list_runs(root)
-    if name == "last" and runs:
-        return runs[0]
-    matching = [run for run in runs if run.name.startswith(name)]
+    folders = _folders(root)  # by name, so that a damaged neighbour is in nobody's way
+    if name == "last" and folders:
+        return open_run(folders[0])
+    matching = [folder for folder in folders if folder.name.startswith(name)]
     if len(matching) == 1:
-        return matching[0]
-    known = ", ".join(run.name for run in runs[:5]) or "none yet"
+        return open_run(matching[0])
     if matching:
-        raise RecipeError(f"'{name}' fits {len(matching)} runs: {known}", where=str(root), fix="give more of the name")
+        fitting = ", ".join(folder.name for folder in matching[:5])
+        raise RecipeError(
+            f"'{name}' fits {len(matching)} runs: {fitting}", where=str(root), fix="give more of the name"
+        )
+    known = ", ".join(folder.name for folder in folders[:5]) or "none yet"
     raise RecipeError(f"there is no run '{name}'; runs here: {known}", where=str(root), fix="luthier runs lists them")

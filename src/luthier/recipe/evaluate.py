@@ -10,7 +10,7 @@ from luthier.recipe.section import Section
 class Evaluate(Section):
     """Tasks, asked of the base and of the tuned model, on the same prompts."""
 
-    tasks: list[str] = ["exact_match"]
+    tasks: list[str] = Field(default=["exact_match"])
     """Scorers for the answers to the validation prompts: `exact_match`, `final_number`."""
     retention: list[str] | None = None
     """Suites that should not get worse: `ukulele-skills`, or a .jsonl file of {"prompt", "answer"}. When not given:

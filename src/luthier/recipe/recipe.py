@@ -43,8 +43,6 @@ class Recipe(Section):
     def _every_setting_has_an_effect(self) -> "Recipe":
         if not self.release.merge and self.release.dtype != "auto":
             raise ValueError("release.dtype has no effect when release.merge is false; remove one of them")
-        if not self.training.packing and self.training.micro_batch_tokens is None and self.training.batch_tokens is None:
-            return self
         micro, whole = self.training.micro_batch_tokens, self.training.batch_tokens
         if micro and whole and micro > whole:
             raise ValueError(f"training.micro_batch_tokens ({micro}) must not exceed training.batch_tokens ({whole})")
