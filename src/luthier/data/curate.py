@@ -34,6 +34,7 @@ class _Rules:
         self.system = system
         self.stop_at_long = stop_at_long
         self.seen: dict[bytes, str] = {}
+        self.most_letters = _most_letters(tokenizer, limit)
 
     def apply(self, rows: Iterable[RawRow], shape: str) -> Iterator[Entry]:
         """One entry for each row, in order. Rendering goes in batches, so that tokenising uses all cores."""
@@ -51,6 +52,8 @@ class _Rules:
             entry.reject(Fate("duplicate", f"same as {first}", first))
         else:
             self.seen[identity] = entry.where
+            if self.most_letters and (letters := _letters(found)) > self.most_letters:
+                self._too_long(entry, f"{letters:,} letters, which is more than {self.limit} tokens, the limit")
         return entry
 
     def _render(self, entries: Sequence[Entry]) -> None:
@@ -66,14 +69,30 @@ class _Rules:
         if not entry.trained:
             entry.reject(Fate("nothing_trained", f"none of its {entry.tokens} tokens would be trained"))
         elif entry.tokens > self.limit:
-            reason = f"{entry.tokens} tokens, the limit is {self.limit}"
-            if self.stop_at_long:
-                raise DataError(
-                    reason, where=entry.where, fix="shorten the row, raise data.max_length, or set data.too_long=drop"
-                )
-            entry.reject(Fate("too_long", reason))
+            self._too_long(entry, f"{entry.tokens} tokens, the limit is {self.limit}")
         else:
             entry.keep_row(row)
+
+    def _too_long(self, entry: Entry, reason: str) -> None:
+        if self.stop_at_long:
+            fix = "shorten the row, raise data.max_length, or set data.too_long=drop"
+            raise DataError(reason, where=entry.where, fix=fix)
+        entry.reject(Fate("too_long", reason))
+
+
+def _letters(example: Example) -> int:
+    return len(example.text or "") + sum(len(turn.content) for turn in example.messages)
+
+
+def _most_letters(tokenizer: Any, limit: int) -> int | None:
+    """Letters above which a row is too long for certain, so that a row of megabytes is not tokenised to find out.
+
+    No token holds more letters than the longest piece of the vocabulary; composing (NFC) may have taken up to four
+    letters for one. An unknown-token may stand for any number of letters, so with one nothing is certain.
+    """
+    if tokenizer.unk_token is not None:
+        return None
+    return limit * 4 * max(map(len, tokenizer.get_vocab()))
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -83,7 +102,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     for entry in entries:
         batch.append(entry)
         if entry.example is not None:
-            letters += len(entry.example.text or "") + sum(len(turn.content) for turn in entry.example.messages)
+            letters += _letters(entry.example)
         if len(batch) >= BATCH or letters >= BATCH_LETTERS:
             yield batch
             batch, letters = [], 0
