@@ -1,6 +1,7 @@
 """Reading a recipe: YAML, `key=value` overrides, and errors that name the key and the nearest known one."""
 
 import difflib
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -49,7 +50,20 @@ def build_recipe(values: Mapping[str, Any], overrides: Iterable[str] = (), *, wh
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    tree = recipe.model_dump(mode="json")
+    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text with unusual line ends: PyYAML writes them bare and reads them back as spaces."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\r\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,0 +1,45 @@
+"""What all tests share: no network, and the record of which tuning x objective pairs were proved."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+
+hypothesis.settings.register_profile("luthier", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("luthier")
+
+RESULTS = pytest.StashKey[dict[tuple[str, str], bool]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--capabilities", metavar="FILE", help="write the proved tuning x objective pairs to FILE (JSON)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RESULTS] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A pair is proved when every test marked with it ran and passed; a skipped one proves nothing."""
+    report = yield
+    ended = report.when == "call" or not report.passed  # a failing set-up or tear-down counts, a passing one does not
+    if ended:
+        results = item.config.stash[RESULTS]
+        for mark in item.iter_markers("proves"):
+            tuning, objective = mark.args
+            results[tuning, objective] = results.get((tuning, objective), True) and report.passed
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    target = session.config.getoption("--capabilities") or os.environ.get("LUTHIER_CAPABILITIES")
+    if target:
+        proved = sorted(list(pair) for pair, passed in session.config.stash[RESULTS].items() if passed)
+        lines = ",\n".join(f"  {json.dumps(pair)}" for pair in proved)
+        Path(target).write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
