@@ -1,0 +1,1 @@
+"""Evaluation: tasks, scorers, metrics with errors, the runner, comparison statistics, the gate."""

@@ -1,0 +1,90 @@
+"""Numbers with their errors, and the difference of two models on the same items.
+
+| what | formula | source |
+| --- | --- | --- |
+| interval of a share | Wilson score | Wilson 1927 |
+| interval of a paired difference of shares | Wald with half a count added to each cell | Agresti & Min 2005 |
+| test of a paired difference of shares | exact McNemar: binomial on the discordant items | McNemar 1947 |
+| interval of a mean loss per token | ratio estimator, rows as clusters | Cochran 1977, section 6 |
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+from luthier.types import Metric
+
+Z95 = NormalDist().inv_cdf(0.975)
+"""Two-sided 95 %."""
+Z_ONE_SIDED = NormalDist().inv_cdf(0.95)
+"""One-sided 95 %: the bounds the gate decides on."""
+
+
+class Difference(NamedTuple):
+    """After minus before, on the same items; each bound holds one-sided at 95 %."""
+
+    value: float
+    low: float
+    high: float
+    p_better: float
+    """Chance of a difference at least this much better if there were none."""
+
+
+def share(name: str, scores: Sequence[float]) -> Metric:
+    """The mean of scores between 0 and 1, with Wilson's interval (exact for shares, wide enough for graded scores)."""
+    n, value = len(scores), sum(scores) / len(scores)
+    middle = (value + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * math.sqrt(value * (1 - value) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return Metric(name, value, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def mean_per_token(name: str, sums: Sequence[float], counts: Sequence[int]) -> Metric:
+    """Summed losses over summed tokens; rows are drawn, not tokens, so the error is that of the ratio over rows."""
+    total, n = sum(counts), len(sums)
+    value = sum(sums) / total
+    spread = sum((s - value * c) ** 2 for s, c in zip(sums, counts, strict=True))
+    half = Z95 * math.sqrt(spread * n / max(1, n - 1)) / total
+    return Metric(name, value, value - half, value + half, n)
+
+
+def paired_shares(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """The difference of two sets of 0/1 scores on the same items."""
+    n = len(before)
+    won = sum(b < a for b, a in zip(before, after, strict=True))
+    lost = sum(b > a for b, a in zip(before, after, strict=True))
+    up, down, size = won + 0.5, lost + 0.5, n + 2
+    middle = (up - down) / size
+    half = Z_ONE_SIDED * math.sqrt((up + down) - (up - down) ** 2 / size) / size
+    return Difference((won - lost) / n, middle - half, middle + half, binomial_tail(won, won + lost))
+
+
+def paired_means(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """The mean of paired differences with a normal interval; for graded scores and losses per row."""
+    gaps = [a - b for b, a in zip(before, after, strict=True)]
+    n, value = len(gaps), sum(gaps) / len(gaps)
+    error = math.sqrt(sum((g - value) ** 2 for g in gaps) / max(1, n - 1) / n)
+    p_better = 1 - NormalDist().cdf(value / error) if error else float(value <= 0)
+    return Difference(value, value - Z_ONE_SIDED * error, value + Z_ONE_SIDED * error, p_better)
+
+
+def paired(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """The paired difference by the method that fits the scores."""
+    binary = all(score in (0.0, 1.0) for scores in (before, after) for score in scores)
+    return paired_shares(before, after) if binary else paired_means(before, after)
+
+
+def binomial_tail(k: int, n: int) -> float:
+    """P(X >= k) for X ~ Binomial(n, 1/2); 1 when n is 0."""
+    return sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
+
+
+def items_needed(gap: float, discordant: float) -> int:
+    """Items for a one-sided 5 % test to see a paired difference of `gap` in 80 of 100 cases.
+
+    Args:
+        gap: the difference to see, as a share.
+        discordant: share of items on which the two models differ.
+    """
+    power = NormalDist().inv_cdf(0.8)
+    return math.ceil((Z_ONE_SIDED + power) ** 2 * max(discordant, gap) / gap**2) if gap > 0 else 0

@@ -1,0 +1,78 @@
+"""Tasks: items with a prompt and an expected answer, and the scorer that compares."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.errors import DataError, RecipeError
+from luthier.evaluate.scorers import SCORERS, exact_match
+from luthier.models.base import ukulele_file
+from luthier.types import Example, Message
+
+SUITES = {"ukulele-skills": "skills.jsonl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a task."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    expected: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Items and how their answers are scored."""
+
+    name: str
+    items: tuple[Item, ...]
+    score: Callable[[str, str], float]
+
+
+def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task:
+    """The last answer of each validation conversation, to be found from what stands before it.
+
+    Raises:
+        RecipeError: there is no such scorer.
+    """
+    if scorer not in SCORERS:
+        known = ", ".join(SCORERS)
+        raise RecipeError(f"there is no task '{scorer}'; known: {known}", where="evaluate.tasks", fix="choose from these")
+    items = tuple(
+        Item(example.where, example.messages[:-1], example.messages[-1].content)
+        for example in examples
+        if example.messages
+    )
+    return Task(scorer, items[:most], SCORERS[scorer])
+
+
+def suite(name: str, folder: Path) -> Task:
+    """A retention suite: one that comes with Luthier, or a .jsonl file of {"prompt", "answer"} and optionally "skill".
+
+    Raises:
+        RecipeError: there is neither.
+        DataError: a line of the file is not such an object.
+    """
+    candidates = [folder / name, Path(name)] if name not in SUITES else [ukulele_file(SUITES[name])]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        known = ", ".join(SUITES)
+        raise RecipeError(
+            f"there is no suite and no file '{name}'; suites: {known}", where="evaluate.retention", fix="check the path"
+        )
+    items = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            prompt = (Message("user", row["prompt"]),)
+            items.append(Item(str(row.get("id", number)), prompt, str(row["answer"]), str(row.get("skill", ""))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f'not an object with "prompt" and "answer": {error}', where=f"{path}:{number}", fix="mend this line"
+            ) from error
+    return Task(name, tuple(items), exact_match)

@@ -1,0 +1,101 @@
+"""Where the base model lies: the bundled one, a folder, or the hub. Imports no torch."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from luthier.artifact import digest, file_digest
+from luthier.errors import DataError, Missing, RecipeError
+from luthier.recipe import Model
+
+UKULELE = "ukulele"
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+_WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model on disk: `name` as the recipe gives it, and the commit for one from the hub."""
+
+    name: str
+    folder: Path
+    revision: str | None
+    trust_remote_code: bool
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of its config.json."""
+        content: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the model was made for, in tokens."""
+        config = self.config.get("text_config", self.config)
+        return int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
+
+    def identity(self) -> str:
+        """A hash that changes with any byte of weights, config or tokenizer; the commit stands for a hub model."""
+        if self.revision:
+            return digest({"name": self.name, "revision": self.revision})
+        found = sorted(p for pattern in _WANTED for p in self.folder.glob(pattern) if p.name not in _NOT_THE_MODEL)
+        return digest({p.name: file_digest(p) for p in found})
+
+
+_NOT_THE_MODEL = {"scores.json", "skills.jsonl", "replay.jsonl"}
+
+
+def ukulele_file(name: str) -> Path:
+    """A file that comes with the bundled base: `skills.jsonl`, `replay.jsonl`, ..."""
+    return Path(str(files("luthier.models") / UKULELE / name))
+
+
+def find_base(model: Model) -> Base:
+    """The base model of a recipe, downloaded from the hub if need be.
+
+    Raises:
+        RecipeError: there is no such folder or hub model.
+        Missing: the hub cannot be reached.
+        DataError: the folder holds no model in safetensors.
+    """
+    if model.base == UKULELE:
+        folder, revision = ukulele_file(""), None
+    elif Path(model.base).is_dir():
+        folder, revision = Path(model.base), None
+    elif model.base.count("/") == 1 and not model.base.startswith((".", "/", "~")):
+        folder, revision = _download(model.base, model.revision)
+    else:
+        raise RecipeError(
+            f"there is no folder '{model.base}'",
+            where="model.base",
+            fix="give 'ukulele', the folder of a model, or a hub id such as Qwen/Qwen3-0.6B",
+        )
+    if not (folder / "config.json").exists() or not any(folder.glob(_WEIGHTS)):
+        raise DataError(
+            "no model in transformers' format with safetensors weights",
+            where=str(folder),
+            fix="the folder needs config.json and *.safetensors; weights are never loaded from pickle files",
+        )
+    return Base(model.base, folder, revision, model.trust_remote_code)
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        at = f" at {revision}" if revision else ""
+        raise RecipeError(
+            f"the hub has no model '{name}'{at}, or it is gated", where="model.base", fix="check the name; hf auth login"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise Missing(
+            f"the hub cannot be reached and '{name}' is not on this machine yet",
+            where="model.base",
+            fix="connect and run again, or give the folder of a model",
+        ) from error
+    return folder, folder.name

@@ -1,0 +1,1 @@
+"""Training: batches, the loss head, the loop, checkpoints, objectives."""
