@@ -1,0 +1,180 @@
+"""The decision: a pure function of recipe, dataset facts, model facts and hardware.
+
+Rates when the recipe gives none:
+
+| tuning | peak rate | source |
+| --- | --- | --- |
+| lora, qlora | 5e-4 x (2000 / hidden)^0.781 | Schulman et al. 2025, "LoRA Without Regret": the fit for Llama |
+| full | a tenth of that | the same |
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from luthier.errors import RecipeError
+from luthier.models.facts import ModelFacts
+from luthier.plan.hardware import Hardware
+from luthier.plan.memory import memory_parts
+from luthier.recipe import Auto, Full, Lora, Qlora, Recipe, Tuning
+
+FEW_ROWS = 1_000
+MANY_ROWS = 100_000
+UPDATES_AN_EPOCH = 40
+BATCH_TOKENS = (1_024, 65_536)
+MICRO_TOKENS = {"cpu": 4_096, "gpu": 16_384}
+CPU_FLOPS = 40e9
+"""Float32 operations a second that one core reaches in training; measured, good to a factor of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will run. Memory in bytes, time in seconds (None where nothing is known of the device)."""
+
+    tuning: Tuning
+    reasons: list[str]
+    trainable_parameters: int
+    total_parameters: int
+    dtype: str
+    learning_rate: float
+    batch_tokens: int
+    micro_batch_tokens: int
+    packing: bool
+    memory: dict[str, int]
+    memory_available: int
+    flops_per_token: int
+    seconds: float | None
+    hardware: Hardware
+
+    @property
+    def method(self) -> str:
+        """The kind of tuning."""
+        return self.tuning.kind
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        body = {k: v for k, v in ((name, getattr(self, name)) for name in self.__slots__) if k not in ("tuning", "hardware")}
+        return {
+            "method": self.method,
+            **body,
+            "tuning": self.tuning.model_dump(mode="json"),
+            "hardware": asdict(self.hardware),
+        }
+
+
+def decide(
+    recipe: Recipe,
+    dataset: Mapping[str, Any],
+    facts: ModelFacts,
+    hardware: Hardware,
+    dtype: str,
+    count: Callable[[Tuning], int],
+) -> Plan:
+    """Decide what the recipe leaves open.
+
+    Args:
+        recipe: what is wanted.
+        dataset: the `facts.json` of the dataset.
+        facts: of the base model.
+        hardware: of this machine.
+        dtype: number format of the weights in training.
+        count: gives the exact number of parameters that a tuning trains.
+
+    Raises:
+        RecipeError: what the recipe asks for cannot fit.
+    """
+    reasons: list[str] = []
+    tuning = _tuning(recipe, dataset["train"]["rows"], facts, hardware, reasons)
+    trainable = count(tuning)
+    tokens = dataset["train"]["tokens"] + _replay_tokens(recipe, dataset)
+    batch = recipe.training.batch_tokens or _batch_tokens(tokens, reasons)
+    micro = min(batch, recipe.training.micro_batch_tokens or MICRO_TOKENS["gpu" if hardware.gpus else "cpu"])
+    longest = max(dataset["train"]["longest"], dataset["validation"]["longest"])
+    if longest > micro:
+        reasons.append(f"the longest row has {longest:,} tokens, so one forward pass holds up to that many")
+        micro = longest
+    rate = recipe.training.learning_rate or _rate(tuning, facts, reasons)
+    memory = memory_parts(facts, tuning.kind, trainable, dtype, micro)
+    available = hardware.gpus[0].memory if hardware.gpus else hardware.memory
+    _fits(memory["total"], available, tuning, reasons)
+    flops = _flops(facts, tuning, trainable)
+    passes = tokens * recipe.training.epochs
+    return Plan(
+        tuning=tuning,
+        reasons=reasons,
+        trainable_parameters=trainable,
+        total_parameters=facts.total,
+        dtype=dtype,
+        learning_rate=rate,
+        batch_tokens=batch,
+        micro_batch_tokens=micro,
+        packing=recipe.training.packing,
+        memory=memory,
+        memory_available=available,
+        flops_per_token=flops,
+        seconds=None if hardware.gpus else flops * passes / (CPU_FLOPS * hardware.cores),
+        hardware=hardware,
+    )
+
+
+def _tuning(recipe: Recipe, rows: int, facts: ModelFacts, hardware: Hardware, reasons: list[str]) -> Tuning:
+    """The decision tree."""
+    if not isinstance(recipe.tuning, Auto):
+        reasons.append(f"the recipe asks for {recipe.tuning.kind}")
+        return recipe.tuning
+    if rows < FEW_ROWS:
+        if hardware.gpus and facts.total > 1e9:
+            reasons.append(f"{rows:,} rows are few: a 4-bit base with adapters overfits least and needs least memory")
+            return Qlora(kind="qlora")
+        where = "on a CPU 4 bits save memory, not time" if not hardware.gpus else "the model is small enough as it is"
+        reasons.append(f"{rows:,} rows are few: adapters, with early stopping; {where}, so the base is not quantised")
+        return Lora(kind="lora")
+    if rows > MANY_ROWS and memory_parts(facts, "full", facts.total, "float32", 4096)["total"] < _room(hardware):
+        reasons.append(f"{rows:,} rows are enough to train all weights, and they fit")
+        return Full(kind="full")
+    reasons.append(f"{rows:,} rows: adapters reach what full training would, at a fraction of the memory")
+    return Lora(kind="lora")
+
+
+def _room(hardware: Hardware) -> int:
+    return hardware.gpus[0].memory if hardware.gpus else hardware.memory
+
+
+def _replay_tokens(recipe: Recipe, dataset: Mapping[str, Any]) -> int:
+    """Tokens of the replay rows that one pass over the user's rows brings along."""
+    replay = dataset.get("replay")
+    if recipe.data.replay is None or not replay:
+        return 0
+    share = recipe.data.replay.share
+    trained = share / (1 - share) * dataset["train"]["trained_tokens"]
+    return int(trained * replay["tokens"] / max(1, replay["trained_tokens"]))
+
+
+def _batch_tokens(tokens: int, reasons: list[str]) -> int:
+    low, high = BATCH_TOKENS
+    batch = min(high, max(low, tokens // UPDATES_AN_EPOCH))
+    reasons.append(f"{batch:,} tokens an update: about {max(1, round(tokens / batch))} updates an epoch")
+    return batch
+
+
+def _rate(tuning: Tuning, facts: ModelFacts, reasons: list[str]) -> float:
+    adapter = 5e-4 * (2000 / facts.hidden) ** 0.781
+    rate = float(f"{adapter if tuning.kind != 'full' else adapter / 10:.2g}")
+    reasons.append(f"learning rate {rate:g}: what {tuning.kind} wants at a width of {facts.hidden}")
+    return rate
+
+
+def _fits(needed: int, available: int, tuning: Tuning, reasons: list[str]) -> None:
+    if needed > 0.95 * available:
+        raise RecipeError(
+            f"{tuning.kind} needs about {needed / 1e9:.1f} GB and this machine has {available / 1e9:.1f} GB",
+            where="plan",
+            fix="tuning.kind=qlora, or a smaller training.micro_batch_tokens or model",
+        )
+    reasons.append(f"about {needed / 1e9:.2f} GB of {available / 1e9:.0f} GB are needed")
+
+
+def _flops(facts: ModelFacts, tuning: Tuning, trainable: int) -> int:
+    """Floating-point operations per token, forward and backward: a frozen weight's gradient is not computed."""
+    forward = 2 * (facts.linear + facts.vocabulary * facts.hidden)
+    return 3 * forward if tuning.kind == "full" else 2 * forward + 6 * trainable

@@ -1,0 +1,1 @@
+"""Release: merge, parity, the model card."""
