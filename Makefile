@@ -49,7 +49,7 @@ $(MADE):
 	@command -v $(PYTHON) > /dev/null || { \
 	  echo 'Luthier needs Python 3.11, 3.12 or 3.13, and "$(PYTHON)" is not there. Try: make PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "Luthier needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
+	  echo "Luthier needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2> /dev/null || echo one that does not run). Try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@# dependency groups need pip 25.1; the one that comes with Python 3.11 is older
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
