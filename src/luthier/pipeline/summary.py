@@ -53,12 +53,16 @@ class _Lines:
         line += " " * (width - cell_len(line))
         return Text(line, style=style, no_wrap=True, overflow=self.overflow)
 
-    def row(self, label: str, *parts: Text) -> Text:
-        """A line with its label on the left."""
-        line = self.text(label, "dim", width=LABEL)
+    def line(self, *parts: Text) -> Text:
+        """Parts side by side, each in its own style."""
+        line = self.text("")
         for part in parts:
             line.append_text(part)
         return line
+
+    def row(self, label: str, *parts: Text) -> Text:
+        """A line with its label on the left."""
+        return self.line(self.text(label, "dim", width=LABEL), *parts)
 
     def facts(self) -> Iterator[Text]:
         """Name and verdict, the rows, the method, the training, the warnings."""
@@ -91,11 +95,8 @@ class _Lines:
         width = max((len(count(n)) for n, _, _ in rows), default=0)
         names = min(24, max((cell_len(printable(name)) for _, name, _ in rows), default=0))
         for n, name, reason in rows:
-            line = self.text("")
-            line.append(f"{count(n):>{width}} {share(n, facts.get('read', 0)):>8}  ")
-            yield line.append_text(self.text(name, width=names + 2 if reason else 0)).append_text(
-                self.text(reason, "dim")
-            )
+            numbers = Text(f"{count(n):>{width}} {share(n, facts.get('read', 0)):>8}  ")
+            yield self.line(numbers, self.text(name, width=names + 2 if reason else 0), self.text(reason, "dim"))
 
     def method(self) -> str:
         """The method and how much of the model it trains."""
@@ -156,11 +157,11 @@ class _Lines:
         width = min(48, max(cell_len(printable(row.get("rule"))) for row in shown))
         for row in shown:
             verdict, difference = str(row.get("verdict")), as_mapping(row.get("difference"))
-            change = signed(difference["value"]) if difference else number(row.get("after"))
-            line = self.text(f"{self.marks.get(verdict, '?')} {verdict}", TONES.get(verdict, ""), width=16)
-            line.append_text(self.text(row.get("rule"), width=width + 2))
-            line.append_text(self.text(f"{change:>8}")).append("  ")
-            yield line.append_text(self.text(row.get("reason") or "", "dim"))
+            change = signed(difference.get("value")) if difference else number(row.get("after"))
+            mark = self.text(f"{self.marks.get(verdict, '?')} {verdict}", TONES.get(verdict, ""), width=16)
+            found = Text(f"{self.text(change).plain:>7}  ")
+            rule, reason = self.text(row.get("rule"), width=width + 2), self.text(row.get("reason") or "", "dim")
+            yield self.line(mark, rule, found, reason)
         if len(rules) > len(shown):
             yield self.text(f"and {len(rules) - len(shown)} more rules in the report", "dim")
 

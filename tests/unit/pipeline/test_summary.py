@@ -49,7 +49,8 @@ def test_narrow_and_ascii_consoles(finished: Run, width: int) -> None:
 def test_colour_changes_nothing_but_colour(finished: Run) -> None:
     plain = Console(file=io.StringIO(), width=100)
     coloured = shown(finished, colour=True)
-    assert "\x1b[" in coloured
+    assert "\x1b[32m✓ pass" in coloured
+    assert "\x1b[2mrows      \x1b[0m1,104" in coloured  # the label is dim, the number is not
     plain.begin_capture()
     plain.print(summary(finished))
     assert plain.end_capture() == shown(finished)
