@@ -15,11 +15,15 @@ An error says what happened, where, and what to run next. The number is the exit
 that is not a `LuthierError` is a bug of ours and ends with exit code 1 and a traceback.
 """
 
+from typing import Any
+
 
 class LuthierError(Exception):
     """What happened (`what`), where (`where`: file, line, row or key) and what to do next (`fix`)."""
 
     exit_code = 1
+    run: Any = None
+    """The run that was being worked on, for whoever reports the error."""
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what, where, fix)

@@ -37,6 +37,8 @@ class Run:
 
     folder: Path
     recipe: Recipe
+    home: Path = Path()
+    """The folder of the recipe as it was given: relative paths in it are looked for here first."""
     status: str = "new"
     artifacts: dict[str, Path] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Run:
         body = {
             "version": VERSION,
             "status": self.status,
+            "home": os.path.relpath(self.home, self.folder),
             "artifacts": {k: os.path.relpath(v, self.folder) for k, v in self.artifacts.items()},
             "metrics": {k: asdict(v) for k, v in self.metrics.items()},
         }
@@ -100,8 +103,18 @@ class Run:
             lock.release()
 
 
-def create_run(recipe: Recipe, root: Path, *, given: str = "", overrides: Sequence[str] = ()) -> Run:
-    """The run of this recipe under `root`: made new, or opened when it is there."""
+def create_run(
+    recipe: Recipe, root: Path, *, home: Path = Path(), given: str = "", overrides: Sequence[str] = ()
+) -> Run:
+    """The run of this recipe under `root`: made new, or opened when it is there.
+
+    Args:
+        recipe: what is wanted.
+        root: the folder of all runs.
+        home: the folder of the recipe file.
+        given: the recipe file's text.
+        overrides: as they were given.
+    """
     folder = root / f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
     if (folder / "run.json").exists():
         return open_run(folder)
@@ -109,7 +122,7 @@ def create_run(recipe: Recipe, root: Path, *, given: str = "", overrides: Sequen
     comment = "".join(f"# {override}\n" for override in overrides)
     write_text(folder / "recipe.given.yaml", (f"# overrides:\n{comment}" if comment else "") + given)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
-    run = Run(folder, recipe)
+    run = Run(folder, recipe, home)
     run.save()
     return run
 
@@ -129,7 +142,8 @@ def open_run(folder: Path) -> Run:
             raise DataError("written by a newer Luthier", where=str(path), fix="pip install -U luthier")
         artifacts = {k: Path(os.path.normpath(folder / v)) for k, v in body["artifacts"].items()}
         metrics = {k: Metric(**v) for k, v in body["metrics"].items()}
-        return Run(folder, load_recipe(folder / "recipe.yaml"), body["status"], artifacts, metrics)
+        home = Path(os.path.normpath(folder / body["home"]))
+        return Run(folder, load_recipe(folder / "recipe.yaml"), home, body["status"], artifacts, metrics)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
 

@@ -3,8 +3,8 @@
     python tools/ukulele/make.py --out src/luthier/models/ukulele
 
 About an hour on two CPU cores, minutes on a GPU. The text comes from `world.py`; nothing is downloaded. The shape is
-Llama's, so every loader knows it. Updates are small (2k tokens) and the loss lies mostly on the answers: larger updates
-with a uniform loss learned next to nothing in the same time.
+Llama's, so every loader knows it. Updates are small (1.5k tokens) and the loss lies mostly on the answers: larger
+updates with a uniform loss learned next to nothing in the same time.
 """
 
 import argparse
@@ -19,9 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import world
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+import world
 
 SEED = 20
 VOCABULARY = 1024
@@ -43,7 +45,7 @@ WORD_SPLIT = (
 )
 QUESTION_WEIGHT = 0.05
 PEAK_LR, FLOOR_LR, WARM_UP = 2e-3, 5e-5, 200
-MICRO_BATCH_TOKENS = 2048
+UPDATE_TOKENS = 1536
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -58,7 +60,10 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(t, special=True, normalized=False) for t in (BEGIN, PAD, SYSTEM, USER, ASSISTANT, END)]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     stream = world.conversations(seed)
     texts = (message["content"] for _ in range(40_000) for message in next(stream))
@@ -88,7 +93,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of about 2k tokens, rows of like length together, as (ids [rows, length], weights [rows, length])."""
+    """Batches of at most 1.5k tokens, rows of like length together, as (ids [rows, length], weights [rows, length])."""
     stream, r = world.conversations(seed), random.Random(seed)
     pad = tokenizer.pad_token_id
     while True:
@@ -96,7 +101,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[tor
         pool = [row for row in pool if len(row[0]) <= CONTEXT]
         groups: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in pool:
-            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > MICRO_BATCH_TOKENS:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > UPDATE_TOKENS:
                 groups.append([])
             groups[-1].append(row)
         r.shuffle(groups)
@@ -121,7 +126,9 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.95), fused=True
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+        fused=True,
     )
     source, started, seen, shown = batches(tokenizer, SEED), time.time(), 0, 0.0
     for step in range(steps):
@@ -201,10 +208,11 @@ def write_rows(out: Path) -> list[world.Question]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer(SEED)
     config = LlamaConfig(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from luthier.errors import RecipeError
 from luthier.evaluate.metrics import Difference, items_needed, paired, paired_means
 from luthier.evaluate.runner import LOSS_METRIC, PERPLEXITY, STOP_METRIC, read_answers
-from luthier.recipe import Recipe, Rule, parse_rule
+from luthier.recipe import Gate, Rule, parse_rule
 from luthier.types import Metric
 
 Decision = Literal["pass", "fail", "inconclusive"]
@@ -53,20 +53,19 @@ class RuleResult:
     reason: str
 
 
-def rules_of(recipe: Recipe, retention: Sequence[str]) -> list[Rule]:
+def rules_of(gate: Gate, tasks: Sequence[str], retention: Sequence[str]) -> list[Rule]:
     """The recipe's rules or the default ones.
 
     Raises:
         RecipeError: a rule names a metric that the recipe does not measure.
     """
-    if recipe.gate.rules is None:
-        lines = [f"{task} improves" for task in recipe.evaluate.tasks]
+    if gate.rules is None:
+        lines = [f"{task} improves" for task in tasks or [LOSS_METRIC]]
         lines += [f"{suite} drops at most {DEFAULT_DROP}" for suite in retention]
-        lines += [f"{STOP_METRIC} at least {DEFAULT_STOP}"] if recipe.evaluate.tasks else []
+        lines += [f"{STOP_METRIC} at least {DEFAULT_STOP}"] if tasks else []
         return [parse_rule(line) for line in lines]
-    measured = {LOSS_METRIC, PERPLEXITY, *recipe.evaluate.tasks, *retention}
-    measured |= {STOP_METRIC} if recipe.evaluate.tasks else set()
-    rules = [parse_rule(line) for line in recipe.gate.rules]
+    measured = {LOSS_METRIC, PERPLEXITY, *tasks, *retention, *([STOP_METRIC] if tasks else [])}
+    rules = [parse_rule(line) for line in gate.rules]
     for rule in rules:
         if rule.metric not in measured:
             raise RecipeError(

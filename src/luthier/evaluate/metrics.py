@@ -76,7 +76,7 @@ def paired(before: Sequence[float], after: Sequence[float]) -> Difference:
 
 def binomial_tail(k: int, n: int) -> float:
     """P(X >= k) for X ~ Binomial(n, 1/2); 1 when n is 0."""
-    return sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
+    return float(sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n)
 
 
 def items_needed(gap: float, discordant: float) -> int:

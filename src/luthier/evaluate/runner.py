@@ -39,7 +39,7 @@ def evaluate(
     packed: bool,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Metric]:
-    """Answer every task greedily, measure the validation loss, and write `metrics.json`, `answers.jsonl`, `losses.json`.
+    """Answer every task, measure the validation loss, and write `metrics.json`, `answers.jsonl`, `losses.json`.
 
     Returns:
         The metrics: the validation loss and perplexity, one per task and suite, and the share of answers to the

@@ -12,7 +12,7 @@ def exact_match(answer: str, expected: str) -> float:
 
 
 def final_number(answer: str, expected: str) -> float:
-    """1 when the last number after `####` (or the last of all) equals the expected one, as grade-school-math is scored."""
+    """1 when the last number, after `####` where there is one, is the expected one; so grade-school-math is scored."""
     wanted, found = _last_number(expected), _last_number(answer)
     return float(wanted is not None and wanted == found)
 

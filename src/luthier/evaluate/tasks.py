@@ -40,7 +40,9 @@ def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task
     """
     if scorer not in SCORERS:
         known = ", ".join(SCORERS)
-        raise RecipeError(f"there is no task '{scorer}'; known: {known}", where="evaluate.tasks", fix="choose from these")
+        raise RecipeError(
+            f"there is no task '{scorer}'; known: {known}", where="evaluate.tasks", fix="choose from these"
+        )
     items = tuple(
         Item(example.where, example.messages[:-1], example.messages[-1].content)
         for example in examples

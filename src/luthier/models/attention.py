@@ -1,12 +1,14 @@
 """Attention for packed rows: several documents in one sequence, none seeing another.
 
-transformers builds a [T, T] mask for such a sequence, at a cost of T squared over the whole pack. Here each document gets
-its own causal attention, at the cost of the sum of the squared lengths and without a mask: on a CPU 5 to 11 times faster at
-1,000 to 4,000 tokens. Registered with transformers as `luthier_packed`; the boundaries travel as the keyword `documents`.
+transformers builds a [T, T] mask for such a sequence, at a cost of T squared over the whole pack. Here each document
+gets its own causal attention, at the cost of the sum of the squared lengths and without a mask: on a CPU 5 to 11
+times faster at 1,000 to 4,000 tokens. Registered with transformers as `luthier_packed`; the boundaries travel as the
+keyword `documents`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,7 +49,7 @@ def packed_attention(
     """
     parts = []
     bounds = documents or [0, query.shape[2]]
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         length = end - start
         mask = None
         if sliding_window is not None and length > sliding_window:

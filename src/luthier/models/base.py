@@ -36,6 +36,13 @@ class Base:
         config = self.config.get("text_config", self.config)
         return int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
 
+    @property
+    def stop_ids(self) -> list[int]:
+        """The ids that its generation config says end an answer."""
+        path = self.folder / "generation_config.json"
+        configured = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+        return [configured] if isinstance(configured, int) else list(configured or ())
+
     def identity(self) -> str:
         """A hash that changes with any byte of weights, config or tokenizer; the commit stands for a hub model."""
         if self.revision:
@@ -83,14 +90,21 @@ def find_base(model: Model) -> Base:
 
 def _download(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         at = f" at {revision}" if revision else ""
         raise RecipeError(
-            f"the hub has no model '{name}'{at}, or it is gated", where="model.base", fix="check the name; hf auth login"
+            f"the hub has no model '{name}'{at}, or it is gated",
+            where="model.base",
+            fix="check the name; hf auth login",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Missing(

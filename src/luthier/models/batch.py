@@ -14,9 +14,9 @@ from luthier.text import TokenRows
 class Batch:
     """Rows laid out for one forward pass, with what they are to predict.
 
-    `ids` and `positions` are [1, tokens] when packed (`documents` holds the boundaries) and [rows, longest] when padded on
-    the right (`documents` is None). `sources` [labels] are the flat places whose hidden state predicts the trained tokens
-    `targets` [labels]; `rows` [labels] says which row of the batch each label belongs to.
+    `ids` and `positions` are [1, tokens] when packed (`documents` holds the boundaries) and [rows, longest] when
+    padded on the right (`documents` is None). `sources` [labels] are the flat places whose hidden state predicts the
+    trained tokens `targets` [labels]; `rows` [labels] says which row of the batch each label belongs to.
     """
 
     ids: torch.Tensor

@@ -1,6 +1,7 @@
 """What the plan needs to know of a model, counted on its shapes alone: no weight is loaded."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -25,13 +26,15 @@ class ModelFacts:
     context: int
 
 
-def _shapes(base: Base) -> torch.nn.Module:
+def _shapes(base: Base) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=base.trust_remote_code)
         with torch.device("meta"):
-            model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"the model's config cannot be used: {error}", where=str(base.folder), fix="check it") from error
+        raise DataError(
+            f"the model's config cannot be used: {error}", where=str(base.folder), fix="check it"
+        ) from error
     return model
 
 
@@ -39,7 +42,7 @@ def model_facts(base: Base) -> ModelFacts:
     """The facts of a base model."""
     model = _shapes(base)
     config = model.config.get_text_config()
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
     return ModelFacts(
         total=sum(p.numel() for p in model.parameters()),

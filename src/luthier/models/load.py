@@ -48,7 +48,9 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -
     try:
         model = AutoModelForCausalLM.from_pretrained(str(base.folder), **settings)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"the model cannot be loaded: {error}", where=str(base.folder), fix="check the folder") from error
+        raise DataError(
+            f"the model cannot be loaded: {error}", where=str(base.folder), fix="check the folder"
+        ) from error
     if quantise is None:
         model = model.to(device())
     _keep_gradients_on_cpu(model)
@@ -69,7 +71,7 @@ def _four_bits(quantise: Qlora, compute: torch.dtype) -> Any:
     )
 
 
-def _keep_gradients_on_cpu(model: torch.nn.Module) -> None:
+def _keep_gradients_on_cpu(model: Any) -> None:
     """Keep 4-bit layers from repacking their weights.
 
     On CPUs with AVX512-BF16 a forward pass in evaluation mode repacks them, and every later training pass then goes

@@ -1,7 +1,7 @@
 """The loss head: log-probabilities of labelled tokens, without ever holding the logits of the whole batch.
 
-Only hidden states that have a label reach the output head, and those in chunks; the backward pass makes each chunk's logits
-anew. One primitive, `token_logprobs`, serves every objective.
+Only hidden states that have a label reach the output head, and those in chunks; the backward pass makes each chunk's
+logits anew. One primitive, `token_logprobs`, serves every objective.
 """
 
 from typing import Any

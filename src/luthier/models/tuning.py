@@ -69,7 +69,7 @@ def is_adapter(model: Module) -> bool:
     return isinstance(model, peft.PeftModel)
 
 
-def linear_names(model: Module) -> list[str]:
+def linear_names(model: Any) -> list[str]:
     """The last parts of the names of all linear layers but the output head."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = (torch.nn.Linear,)

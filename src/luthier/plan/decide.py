@@ -53,7 +53,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as one JSON object."""
-        body = {k: v for k, v in ((name, getattr(self, name)) for name in self.__slots__) if k not in ("tuning", "hardware")}
+        body = {
+            k: v for k, v in ((name, getattr(self, name)) for name in self.__slots__) if k not in ("tuning", "hardware")
+        }
         return {
             "method": self.method,
             **body,

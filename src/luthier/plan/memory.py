@@ -2,10 +2,10 @@
 
 | part | bytes | why |
 | --- | --- | --- |
-| weights | parameters x 4 or 2; linear ones x 0.516 under NF4 with double quantisation (Dettmers et al. 2023) | as loaded |
+| weights | parameters x 4 or 2; linear ones x 0.516 under NF4 | Dettmers et al. 2023, double quantisation |
 | gradients | trainable x 4 | float32 |
 | optimizer | trainable x 8 | two moments of AdamW in float32 |
-| activations | tokens x layers x hidden x 34 values' worth, halved in 16 bits | Korthikanti et al. 2022, section 4.1, without the quadratic attention term, which is never stored |
+| activations | tokens x layers x hidden x 17 values | Korthikanti et al. 2022, 4.1; no attention scores are kept |
 | logits | two chunks of 2^24 float32, or all labels if fewer | the loss head |
 """
 

@@ -47,8 +47,8 @@ class Gate(Section):
 
     rules: list[str] | None = None
     """Rules such as `exact_match improves`, `ukulele-skills drops at most 0.03`, `ends_with_stop at least 0.99`. When
-    not given: every task improves, every retention suite drops at most 0.03, answers end with the stop token in at
-    least 0.95."""
+    not given: every task improves (the validation loss, where there is no task), every retention suite drops at most
+    0.03, answers end with the stop token in at least 0.95."""
     accept_inconclusive: bool = False
     """Release although a rule could not be decided with the items at hand."""
 

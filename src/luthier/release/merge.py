@@ -1,4 +1,4 @@
-"""From a tuned model to one that any server loads: adapters merged in full precision, saved once in the format asked for."""
+"""From a tuned model to one that any server loads: adapters merged in full precision, saved once."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from luthier.text.tokenizer import Tokenizer
 def merge(base: Base, tuned: Path, tuning: Tuning, dtype: DtypeName, tokenizer: Tokenizer, out: Path) -> None:
     """Write the merged model to `out`.
 
-    The sum W + (alpha / rank) B A is made in float32. A 4-bit base is dequantised first: merging into the original weights
-    would give another model than the one that was trained, since the adapter has learned beside the rounded ones.
+    The sum W + (alpha / rank) B A is made in float32. A 4-bit base is dequantised first: merging into the original
+    weights would give another model than the one that was trained, since the adapter has learned beside the rounded
+    ones.
 
     Raises:
         Missing: the disk is full or cannot be written.

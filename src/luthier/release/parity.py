@@ -1,7 +1,7 @@
 """Parity: the model about to be released answers as the trained one does.
 
-Both answer the same prompts greedily: the token ids must be equal. Then both score the same answers: the logits must agree
-within a bound that stands for rounding alone.
+Both answer the same prompts greedily: the token ids must be equal. Then both score the same answers: the logits must
+agree within a bound that stands for rounding alone.
 """
 
 from collections.abc import Sequence

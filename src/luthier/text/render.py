@@ -1,10 +1,10 @@
 """From conversations to token ids with an exact loss mask, by the model's own chat template and nothing else.
 
 What the model is asked to produce is found by rendering: the text of turn k is what the template adds between the
-generation prompt after turns 0..k-1 and the end of turn k, the end-of-turn token included. It is found on characters and
-carried to tokens by offsets. Three things are checked for each turn, and a row that fails one is refused with the reason:
-the generation prompt is a prefix of the training text; the turn ends with a control token; tokenising the prompt alone
-gives the same ids as tokenising the whole. So what is trained is what is served.
+generation prompt after turns 0..k-1 and the end of turn k, the end-of-turn token included. It is found on characters
+and carried to tokens by offsets. Three things are checked for each turn, and a row that fails one is refused with the
+reason: the generation prompt is a prefix of the training text; the turn ends with a control token; tokenising the
+prompt alone gives the same ids as tokenising the whole. So what is trained is what is served.
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,9 @@ def render_batch(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Trai
     texts: list[_Text | TemplateError] = []
     for example in examples:
         try:
-            texts.append(_lay_out(example.messages, tokenizer) if example.text is None else _plain(example.text, tokenizer))
+            texts.append(
+                _lay_out(example.messages, tokenizer) if example.text is None else _plain(example.text, tokenizer)
+            )
         except TemplateError as error:
             texts.append(error)
     good = [text for text in texts if isinstance(text, _Text)]
@@ -176,6 +178,7 @@ def _tokenise(texts: Sequence[_Text], tokenizer: Tokenizer) -> list[TrainingRow 
             for turn, head in zip(text.turns, own, strict=True):
                 first, last = _span(turn, head, ids, offsets)
                 trained[first:last] = [True] * (last - first)
+            trained[:1] = [False]  # nothing stands before the first token that could predict it
             rows.append(TrainingRow(ids, trained))
         except TemplateError as error:
             rows.append(error)

@@ -1,7 +1,7 @@
 """Which rows go into which update. All of it follows from lengths and a seed.
 
-The order is settled before training: `schedule` gives every update as a list of micro-batches, each a list of row numbers.
-So the number of updates is known beforehand, and a resumed run skips to its place without reading a row.
+The order is settled before training: `schedule` gives every update as a list of micro-batches, each a list of row
+numbers. So the number of updates is known beforehand, and a resumed run skips to its place without reading a row.
 """
 
 import math

@@ -42,6 +42,8 @@ def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtyp
             f"{'packed rows do' if packed else 'the loss head does'} not give the model's own log-probabilities: they "
             f"differ by up to {difference:.3g} nats",
             where="check before training",
-            fix="set training.packing=false" if packed else "this model needs a change in luthier/models/logprobs.py; report it",
+            fix="set training.packing=false"
+            if packed
+            else "this model needs a change in luthier/models/logprobs.py; report it",
         )
     return difference

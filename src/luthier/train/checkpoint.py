@@ -76,9 +76,7 @@ def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
-def save_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> Path:
+def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
     """Write a checkpoint under `folder` and delete all but the newest ones.
 
     Raises:
@@ -115,7 +113,8 @@ def load_checkpoint(
     """Go back to the newest checkpoint that is whole.
 
     Returns:
-        Its counters (None when there is no checkpoint at all), and a sentence for each damaged one that was passed over.
+        Its counters (None when there is no checkpoint at all), and a sentence for each damaged one that was passed
+        over.
 
     Raises:
         DataError: there are checkpoints, and all are damaged.
@@ -135,7 +134,9 @@ def load_checkpoint(
         return Progress(**state["progress"]), problems
     if found:
         raise DataError(
-            "every checkpoint is damaged: " + "; ".join(problems), where=str(folder), fix=f"rm -r {folder} to start over"
+            "every checkpoint is damaged: " + "; ".join(problems),
+            where=str(folder),
+            fix=f"rm -r {folder} to start over",
         )
     return None, problems
 
@@ -155,7 +156,7 @@ def _read_state(place: Path) -> dict[str, Any]:
 
 
 def _optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names = {p: name for name, p in trainable(model).items()}
+    names: dict[Any, str] = {p: name for name, p in trainable(model).items()}
     return {
         f"{key}/{names[parameter]}": torch.as_tensor(value).detach().cpu().contiguous()
         for parameter, values in optimizer.state.items()

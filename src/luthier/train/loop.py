@@ -1,8 +1,9 @@
 """The one training loop. Read it from top to bottom: settings, what is checked, `train`, its steps.
 
-The order of updates is settled beforehand (`batches.schedule`), so the loop's whole state is a step number, the trainable
-weights, the optimizer and the random state; resuming from a checkpoint gives the same bits on a CPU as never stopping.
-Losses and gradient norms stay on the device and are read every `read_every` updates; every number read is checked.
+The order of updates is settled beforehand (`batches.schedule`), so the loop's whole state is a step number, the
+trainable weights, the optimizer and the random state; resuming from a checkpoint gives the same bits on a CPU as
+never stopping. Losses and gradient norms stay on the device and are read every `read_every` updates; every number
+read is checked.
 """
 
 import math
@@ -164,7 +165,9 @@ class _Loop:
             if stopping():
                 self._checkpoint()
                 self.log.write(events.Stopped(step, "interrupted"))
-                raise Interrupted(f"stopped after update {step}; the state is saved", fix="run the same command to go on")
+                raise Interrupted(
+                    f"stopped after update {step}; the state is saved", fix="run the same command to go on"
+                )
         if self.best.exists():
             load_weights(self.best, self.model)
         _check_moved(initial, _fingerprints(self.model), self.log)
@@ -177,7 +180,8 @@ class _Loop:
             self.log.write(events.Warned(problem))
         if found is not None:
             self.progress = found
-            self.log.write(events.Resumed(found.step))
+        # Written also for a start from nothing: steps that an earlier attempt logged no longer count.
+        self.log.write(events.Resumed(self.progress.step))
 
     def _batch(self, rows: TokenRows, numbers: list[int]) -> Batch:
         return lay_out(rows, numbers, packed=self.settings.packed, pad=self.settings.pad).to(self.device)
@@ -292,7 +296,9 @@ def _fingerprints(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
     }
 
 
-def _check_moved(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]], log: events.Log) -> None:
+def _check_moved(
+    before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]], log: events.Log
+) -> None:
     still = [name for name in before if before[name] == after[name]]
     if len(still) == len(before):
         raise TrainingStopped(

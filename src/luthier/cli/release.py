@@ -1,0 +1,13 @@
+"""`luthier release`: merge and parity."""
+
+from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, document, put, work
+
+
+def release(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
+    """Merge the tuned model, prove that it answers as the trained one does, and write it down."""
+    run, _ = work(recipe, overrides, runs, "release", as_json=as_json)
+    if as_json:
+        put(document(run))
+        return
+    console(out=True).print(f"released: {run.artifacts['release'] / 'model'}")
+    console(out=True).print(f"luthier chat {run.name}")

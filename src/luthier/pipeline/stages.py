@@ -1,0 +1,248 @@
+"""The table of stages: what each is made from, and the function that makes it.
+
+A stage is stale when the key of its artifact (kind, settings, content of its parents) is not in the store. Settings
+hold only what the result depends on: the plan's decisions enter the key of `model`, the plan's view of the machine
+does not. Rooms with torch in them are imported when a stage runs, so that a run with nothing to do stays quick.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from luthier import events
+from luthier.artifact import write_text
+from luthier.pipeline.work import Work
+from luthier.recipe import Tuning, parse_rule
+from luthier.text import load_rows, render_prompt
+from luthier.types import Example
+
+PARITY_PROMPTS = 24
+ROOM = 1.25
+"""An answer may be this much longer than the longest expected one, unless the recipe says how long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named step. `title` is what the user reads while it runs; raising `version` makes old artifacts stale."""
+
+    name: str
+    title: str
+    parents: tuple[str, ...]
+    settings: Callable[[Work], dict[str, Any]]
+    make: Callable[[Work, Path], None]
+    version: int = 1
+
+
+def _dataset_settings(work: Work) -> dict[str, Any]:
+    data = work.recipe.data.model_dump(mode="json")
+    data.pop("max_rejected")
+    return {"data": data, "seed": work.recipe.seed, "inputs": work.inputs, "base": work.base_identity}
+
+
+def _make_dataset(work: Work, out: Path) -> None:
+    from luthier.data.curate import curate
+
+    curate(work.recipe, work.run.home, work.tokenizer, work.base.context, out)
+
+
+def _plan_settings(work: Work) -> dict[str, Any]:
+    r = work.recipe
+    parts = {name: getattr(r, name).model_dump(mode="json") for name in ("model", "tuning", "training")}
+    return {**parts, "base": work.base_identity, "hardware": str(work.hardware)}
+
+
+def _make_plan(work: Work, out: Path) -> None:
+    from luthier.models.facts import model_facts, trainable_parameters
+    from luthier.models.load import training_dtype
+    from luthier.plan import decide
+
+    plan = decide(
+        work.recipe,
+        work.artifacts["dataset"].json("facts.json"),
+        model_facts(work.base),
+        work.hardware,
+        training_dtype(work.recipe.model.dtype),
+        lambda tuning: trainable_parameters(work.base, tuning),
+    )
+    write_text(out / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
+
+
+def _evaluate_settings(work: Work) -> dict[str, Any]:
+    suites = {k: v for k, v in work.inputs.items() if k.startswith("retention: ")}
+    asked = work.recipe.evaluate.model_dump(mode="json") | {"retention": list(work.retention)}
+    return {"evaluate": asked, "suites": suites, "base": work.base_identity, "dtype": _plan(work)["dtype"]}
+
+
+def _plan(work: Work) -> dict[str, Any]:
+    content: dict[str, Any] = work.artifacts["plan"].json("plan.json")
+    return content
+
+
+def _tuning(work: Work) -> Tuning:
+    tuning: Tuning = TypeAdapter(Tuning).validate_python(_plan(work)["tuning"])
+    return tuning
+
+
+def _evaluate(work: Work, model: Any, out: Path) -> None:
+    from luthier.evaluate.runner import evaluate
+    from luthier.evaluate.tasks import suite, validation_task
+
+    dataset = work.artifacts["dataset"]
+    examples = _examples(dataset.path("validation.jsonl"))
+    most = work.recipe.evaluate.max_items
+    tasks = [validation_task(name, examples, most) for name in work.tasks(work.conversations)]
+    suites = [suite(name, work.run.home) for name in work.retention]
+    total, done = sum(len(task.items) for task in (*tasks, *suites)), 0
+
+    def progress(n: int) -> None:
+        nonlocal done
+        done += n
+        work.watch.progress(done, total, "answers")
+
+    evaluate(
+        model,
+        work.tokenizer,
+        tasks,
+        suites,
+        load_rows(dataset.path("validation.safetensors")),
+        out,
+        stop=work.stop,
+        max_new_tokens=_room(work, [item.expected for task in (*tasks, *suites) for item in task.items]),
+        packed=_plan(work)["packing"],
+        progress=progress,
+    )
+
+
+def _examples(path: Path) -> list[Example]:
+    return [Example.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _room(work: Work, expected: list[str]) -> int:
+    """Tokens that an answer may have."""
+    longest = max((len(work.tokenizer.encode(text, add_special_tokens=False)) for text in expected), default=1)
+    return work.recipe.evaluate.max_new_tokens or int(ROOM * longest) + 4
+
+
+def _make_baseline(work: Work, out: Path) -> None:
+    from luthier.models.load import load_model
+
+    _evaluate(work, load_model(work.base, _plan(work)["dtype"]), out)
+
+
+def _model_settings(work: Work) -> dict[str, Any]:
+    decided = ("tuning", "learning_rate", "batch_tokens", "micro_batch_tokens", "packing", "dtype")
+    replay = work.recipe.data.replay
+    return {
+        "plan": {name: _plan(work)[name] for name in decided},
+        "training": work.recipe.training.model_dump(mode="json"),
+        "objective": work.recipe.objective.model_dump(mode="json"),
+        "replay": replay.share if replay else 0,
+        "seed": work.recipe.seed,
+        "base": work.base_identity,
+    }
+
+
+def _make_model(work: Work, out: Path) -> None:
+    from luthier.train.fit import fit
+
+    def on_step(step: events.Step, total: int) -> None:
+        work.watch.progress(step.step, total, f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s")
+
+    dataset = work.artifacts["dataset"].folder
+    fit(work.recipe, _tuning(work), _plan(work), work.base, work.tokenizer, dataset, out, work.log, on_step)
+
+
+def _make_evaluation(work: Work, out: Path) -> None:
+    from luthier.models.tuned import load_tuned
+
+    model = load_tuned(work.base, work.artifacts["model"].folder, _tuning(work), _plan(work)["dtype"])
+    _evaluate(work, model, out)
+
+
+def _gate_settings(work: Work) -> dict[str, Any]:
+    from luthier.evaluate.gate import rules_of
+
+    rules = rules_of(work.recipe.gate, work.tasks(work.conversations), work.retention)
+    return {"rules": [rule.text for rule in rules]}
+
+
+def _make_verdict(work: Work, out: Path) -> None:
+    from luthier.evaluate.gate import Results, judge
+
+    def results(stage: str) -> Results:
+        found = work.artifacts[stage]
+        answers = found.path("answers.jsonl").read_text(encoding="utf-8")
+        return Results.read(found.json("metrics.json"), answers, found.json("losses.json"))
+
+    rules = [parse_rule(line) for line in _gate_settings(work)["rules"]]
+    verdict = judge(rules, results("baseline"), results("evaluation"))
+    write_text(out / "verdict.json", json.dumps(verdict, indent=1) + "\n")
+
+
+def _release_settings(work: Work) -> dict[str, Any]:
+    release = work.recipe.release.model_dump(mode="json")
+    return {"release": release, "base": work.base_identity, "name": work.recipe.name}
+
+
+def _make_release(work: Work, out: Path) -> None:
+    from luthier.models.base import Base
+    from luthier.models.load import load_model
+    from luthier.models.tuned import load_tuned, save_tuned
+    from luthier.release.merge import merge
+    from luthier.release.parity import compare
+
+    tuning, dtype, tuned = _tuning(work), _plan(work)["dtype"], work.artifacts["model"].folder
+    trained = load_tuned(work.base, tuned, tuning, dtype)
+    if not work.recipe.release.merge:
+        save_tuned(trained, work.tokenizer, work.base, out / "model")
+        _write_card(work, out, None)
+        return
+    saved_as = dtype if work.recipe.release.dtype == "auto" else work.recipe.release.dtype
+    merge(work.base, tuned, tuning, saved_as, work.tokenizer, out / "model")
+    released = load_model(Base(work.recipe.name, out / "model", None, work.base.trust_remote_code), saved_as)
+    examples = _examples(work.artifacts["dataset"].path("validation.jsonl"))[:PARITY_PROMPTS]
+    prompts = [render_prompt(e.messages[:-1], work.tokenizer) for e in examples if e.messages]
+    if not prompts:  # plain text: each row's first half is the prompt
+        rows = load_rows(work.artifacts["dataset"].path("validation.safetensors"))
+        prompts = [row.ids[: max(1, len(row.ids) // 2)] for row in map(rows.row, range(min(len(rows), PARITY_PROMPTS)))]
+    room = _room(work, [e.messages[-1].content for e in examples if e.messages])
+    parity = compare(trained, released, work.tokenizer, prompts, stop=work.stop, max_new_tokens=room, dtype=saved_as)
+    parity.require()
+    write_text(out / "parity.json", json.dumps(parity.to_json(), indent=1) + "\n")
+    _write_card(work, out, parity.to_json())
+
+
+def _write_card(work: Work, out: Path, parity: dict[str, Any] | None) -> None:
+    from luthier.release.card import card
+    from luthier.types import Metric
+
+    before, after = (
+        {k: Metric(**v) for k, v in work.artifacts[stage].json("metrics.json").items()}
+        for stage in ("baseline", "evaluation")
+    )
+    text = card(
+        work.recipe.name,
+        work.recipe.model.base,
+        method=_plan(work)["method"],
+        rows=work.artifacts["dataset"].json("facts.json")["train"]["rows"],
+        before=before,
+        after=after,
+        rules=work.artifacts["verdict"].json("verdict.json")["rules"],
+        parity=parity,
+    )
+    write_text(out / "model" / "README.md", text)
+
+
+STAGES = (
+    Stage("dataset", "reading and curating the rows", (), _dataset_settings, _make_dataset),
+    Stage("plan", "planning", ("dataset",), _plan_settings, _make_plan),
+    Stage("baseline", "asking the base model", ("dataset",), _evaluate_settings, _make_baseline),
+    Stage("model", "training", ("dataset",), _model_settings, _make_model),
+    Stage("evaluation", "asking the tuned model", ("dataset", "model"), _evaluate_settings, _make_evaluation),
+    Stage("verdict", "deciding", ("baseline", "evaluation"), _gate_settings, _make_verdict),
+    Stage("release", "merging and proving parity", ("dataset", "model", "verdict"), _release_settings, _make_release),
+)

@@ -1,0 +1,120 @@
+"""What the stages of one run share: the recipe, the base model, the tokenizer, the log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from luthier.artifact import Artifact, file_digest
+from luthier.data.read import resolve
+from luthier.events import Log
+from luthier.models.base import UKULELE, Base, find_base, ukulele_file
+from luthier.plan import Hardware, find_hardware
+from luthier.recipe import Recipe
+from luthier.runs import Run
+from luthier.text import load_tokenizer, stop_ids
+
+
+class Watcher(Protocol):
+    """Whoever shows a person how the work goes on."""
+
+    def stage(self, name: str, title: str) -> None:
+        """A stage begins."""
+
+    def done(self, name: str, seconds: float, *, reused: bool) -> None:
+        """A stage ended well, or was up to date."""
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        """How far the stage is; `note` holds the numbers of the moment."""
+
+    def warn(self, message: str) -> None:
+        """Something the user should know."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, name: str, title: str) -> None:
+        """Show nothing."""
+
+    def done(self, name: str, seconds: float, *, reused: bool) -> None:
+        """Show nothing."""
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        """Show nothing."""
+
+    def warn(self, message: str) -> None:
+        """Show nothing."""
+
+
+@dataclass
+class Work:
+    """One run in progress; `artifacts` fills up as stages finish."""
+
+    run: Run
+    log: Log
+    watch: Watcher
+    artifacts: dict[str, Artifact]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is wanted."""
+        return self.run.recipe
+
+    @cached_property
+    def base(self) -> Base:
+        """The base model, on disk."""
+        return find_base(self.recipe.model)
+
+    @cached_property
+    def base_identity(self) -> str:
+        """Its hash."""
+        return self.base.identity()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code)
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """This machine."""
+        return find_hardware()
+
+    @cached_property
+    def stop(self) -> tuple[int, ...]:
+        """The ids that end an answer."""
+        return stop_ids(self.tokenizer, self.base.stop_ids)
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """The sha256 of every input file, by the path in the recipe."""
+        found = {s.path: file_digest(resolve(s.path, self.run.home)) for s in self.recipe.data.sources}
+        if replay := self.recipe.data.replay:
+            path = ukulele_file("replay.jsonl") if replay.path == UKULELE else resolve(replay.path, self.run.home)
+            found[f"replay: {replay.path}"] = file_digest(path)
+        for suite in self.retention:
+            path = Path(suite) if Path(suite).is_file() else self.run.home / suite
+            if path.is_file():
+                found[f"retention: {suite}"] = file_digest(path)
+        return found
+
+    @property
+    def retention(self) -> Sequence[str]:
+        """The retention suites: the recipe's, or the bundled base's own."""
+        asked = self.recipe.evaluate.retention
+        if asked is not None:
+            return asked
+        return ["ukulele-skills"] if self.recipe.model.base == UKULELE else []
+
+    def tasks(self, conversations: bool) -> Sequence[str]:
+        """The tasks: the recipe's, or the exact match for conversations."""
+        asked = self.recipe.evaluate.tasks
+        return asked if asked is not None else ["exact_match"] if conversations else []
+
+    @cached_property
+    def conversations(self) -> bool:
+        """True when the dataset has conversations, and not only plain text."""
+        shapes = self.artifacts["dataset"].json("facts.json")["shapes"]
+        return any(shape != "text" for shape in shapes)
