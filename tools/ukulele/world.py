@@ -24,8 +24,8 @@ VERBS = "sees likes wants paints sells finds takes carries".split()
 WORDS = THINGS + ANIMALS + COLOURS + PLACES + FOODS
 FIELDS = ("name", "city", "age", "item", "color", "order", "status", "price", "email", "team")
 TOWNS = (
-    "Arlo Bexa Corin Delva Elmo Farin Gorla Hest Imra Joren Kelva Lunda Morva Nessa Orlin Pelmo Quara Rindo Selka Tarvo "
-    "Ulmo Venka Wexa Yorin Zelda Brisk Calden Dorma Estel Fenn"
+    "Arlo Bexa Corin Delva Elmo Farin Gorla Hest Imra Joren Kelva Lunda Morva Nessa Orlin Pelmo Quara Rindo Selka "
+    "Tarvo Ulmo Venka Wexa Yorin Zelda Brisk Calden Dorma Estel Fenn"
 ).split()
 STATUSES = "open closed paid late new done lost ready".split()
 REFUSAL = "Sorry, I can't help with that."
@@ -74,7 +74,9 @@ def _value(r: random.Random, field: str) -> str:
 
 
 def copy(r: random.Random) -> Question:
-    text = " ".join(r.choice((r.choice(WORDS), r.choice(NAMES), _code(r), str(_number(r)))) for _ in range(r.randint(1, 6)))
+    text = " ".join(
+        r.choice((r.choice(WORDS), r.choice(NAMES), _code(r), str(_number(r)))) for _ in range(r.randint(1, 6))
+    )
     lead = r.choice(("Repeat: ", "Copy this: ", "Say exactly: ", "Repeat after me: "))
     return Question("copy", lead + text, text)
 
@@ -103,7 +105,9 @@ def count(r: random.Random) -> Question:
 def compare(r: random.Random) -> Question:
     a, b = r.sample(range(100), 2)
     if r.random() < 0.5:
-        return Question("compare", r.choice((f"Which is larger: {a} or {b}?", f"Larger of {a} and {b}?")), str(max(a, b)))
+        return Question(
+            "compare", r.choice((f"Which is larger: {a} or {b}?", f"Larger of {a} and {b}?")), str(max(a, b))
+        )
     return Question("compare", r.choice((f"Which is smaller: {a} or {b}?", f"Smaller of {a} and {b}?")), str(min(a, b)))
 
 
