@@ -142,15 +142,23 @@ def _lay_out(
 
 
 def _end_of_turn(body: str, content: str, controls: frozenset[str], k: int) -> int:
-    """Characters of the turn, its end token included, in the text that begins where the model begins to write."""
+    """Characters of the turn, its end token included, in the text that begins where the model begins to write.
+
+    A template may write something of its own before the answer, an empty reasoning block for example. The model has to
+    write that too where it is served, so it is trained. A control token there means that the generation prompt does not
+    open the answer.
+    """
     for form in (content, content.strip()):
-        if body.startswith(form):
-            rest = body[len(form) :]
-            gap = len(rest) - len(rest.lstrip())
-            closing = [token for token in controls if rest.startswith(token, gap)]
-            if not closing:
-                raise TemplateError(f"turn {k + 1}: the template writes no end-of-turn token after the answer")
-            return len(form) + gap + len(max(closing, key=len))
+        lead, found, rest = body.rpartition(form)
+        if not found:
+            continue
+        if opening := next((token for token in controls if token in lead), None):
+            raise TemplateError(f"turn {k + 1}: the generation prompt ends before {opening}, which opens the answer")
+        gap = len(rest) - len(rest.lstrip())
+        closing = [token for token in controls if rest.startswith(token, gap)]
+        if not closing:
+            raise TemplateError(f"turn {k + 1}: the template writes no end-of-turn token after the answer")
+        return len(lead) + len(form) + gap + len(max(closing, key=len))
     raise TemplateError(f"turn {k + 1}: the template changes the answer's text")
 
 
