@@ -148,6 +148,8 @@ def _end_of_turn(body: str, content: str, controls: frozenset[str], k: int) -> i
     write that too where it is served, so it is trained. A control token there means that the generation prompt does not
     open the answer.
     """
+    if not content.strip():
+        raise TemplateError(f"turn {k + 1}: the answer is empty")
     for form in (content, content.strip()):
         lead, found, rest = body.rpartition(form)
         if not found:
