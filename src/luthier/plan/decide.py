@@ -21,7 +21,7 @@ from luthier.recipe import Auto, Full, Lora, Qlora, Recipe, Tuning
 FEW_ROWS = 1_000
 MANY_ROWS = 100_000
 UPDATES_AN_EPOCH = 40
-BATCH_TOKENS = (1_024, 65_536)
+BATCH_TOKENS = (1_024, 16_384)
 MICRO_TOKENS = {"cpu": 4_096, "gpu": 16_384}
 CPU_FLOPS = 40e9
 """Float32 operations a second that one core reaches in training; measured, good to a factor of two."""
