@@ -150,18 +150,21 @@ def _end_of_turn(body: str, content: str, controls: frozenset[str], k: int) -> i
     """
     if not content.strip():
         raise TemplateError(f"turn {k + 1}: the answer is empty")
-    for form in (content, content.strip()):
-        lead, found, rest = body.rpartition(form)
-        if not found:
-            continue
-        if opening := next((token for token in controls if token in lead), None):
+    found = [at for token in controls if (at := body.find(token)) >= 0]
+    answer = body[: min(found, default=len(body))]  # no content holds a control token
+    if not any(answer.endswith(form) or answer.rstrip().endswith(form) for form in (content, content.strip())):
+        if content.strip() in body[len(answer) :]:
+            opening = _token_at(body, len(answer), controls)
             raise TemplateError(f"turn {k + 1}: the generation prompt ends before {opening}, which opens the answer")
-        gap = len(rest) - len(rest.lstrip())
-        closing = [token for token in controls if rest.startswith(token, gap)]
-        if not closing:
-            raise TemplateError(f"turn {k + 1}: the template writes no end-of-turn token after the answer")
-        return len(lead) + len(form) + gap + len(max(closing, key=len))
-    raise TemplateError(f"turn {k + 1}: the template changes the answer's text")
+        raise TemplateError(f"turn {k + 1}: the template changes the answer's text")
+    if not found:
+        raise TemplateError(f"turn {k + 1}: the template writes no end-of-turn token after the answer")
+    return len(answer) + len(_token_at(body, len(answer), controls))
+
+
+def _token_at(text: str, at: int, controls: frozenset[str]) -> str:
+    """The control token at a place in a text; the longest when one begins like another."""
+    return max((token for token in controls if text.startswith(token, at)), key=len)
 
 
 def _plain(text: str, tokenizer: Tokenizer) -> _Text:
