@@ -1,7 +1,8 @@
 """Checkpoints: everything the loop needs to go on to the same bits.
 
 A checkpoint is a folder `step-<n>` with the trainable weights, the optimizer's state, the random state and the loop's
-counters. It is written aside and renamed; `state.json` holds the hash of each file, so damage is noticed and named.
+counters. It is written aside and renamed; `state.json` holds the hash of each file and of its own content, so damage
+is noticed and named.
 """
 
 import json
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from luthier.artifact import disk_error, file_digest, write_text
+from luthier.artifact import digest, disk_error, file_digest, write_text
 from luthier.errors import DataError
 
 KEEP = 2
@@ -73,6 +74,7 @@ def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
         raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
@@ -90,7 +92,8 @@ def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim
         save_weights(aside / "weights.safetensors", model)
         _save(_optimizer_state(model, optimizer) | _random_state(), aside / "optimizer.safetensors")
         hashes = {name: file_digest(aside / name) for name in _FILES}
-        write_text(aside / "state.json", json.dumps({"version": 1, "files": hashes, "progress": asdict(progress)}))
+        state = {"version": 1, "files": hashes, "progress": asdict(progress)}
+        write_text(aside / "state.json", json.dumps(state | {"sha256": digest(state)}))
         shutil.rmtree(place, ignore_errors=True)
         aside.rename(place)
     except OSError as error:
@@ -144,10 +147,12 @@ def load_checkpoint(
 def _read_state(place: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        sealed = state.pop("sha256")
         hashes = state["files"]
-        state["progress"]["step"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot be read: {error}", where=str(place / "state.json")) from error
+    if digest(state) != sealed:
+        raise DataError("its bytes changed since it was written", where=str(place / "state.json"))
     for name in _FILES:
         path = place / name
         if not path.is_file() or file_digest(path) != hashes.get(name):
@@ -172,8 +177,7 @@ def _restore_optimizer(
         key, _, name = path.partition("/")
         if name in wanted:
             parameter = wanted[name]
-            on_device = tensor if key == "step" else tensor.to(parameter.device)
-            optimizer.state[parameter][key] = on_device
+            optimizer.state[parameter][key] = tensor.to(parameter.device)  # `step` too: fused AdamW wants it there
 
 
 def _random_state() -> dict[str, torch.Tensor]:
