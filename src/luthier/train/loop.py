@@ -148,8 +148,7 @@ class _Loop:
         torch.manual_seed(self.settings.seed)
         self._resume()
         self.clock, self.clock_tokens = time.monotonic(), self.progress.tokens
-        stopped = None
-        while self.progress.step < len(self.updates):
+        while self.progress.step < len(self.updates) and not self._stale:
             self._update(self.updates[self.progress.step])
             step, last = self.progress.step, self.progress.step == len(self.updates)
             if step % self.read_every == 0 or last:
@@ -158,21 +157,25 @@ class _Loop:
                 self._validate()
             if step % self.settings.checkpoint_every == 0 and not last:
                 self._checkpoint()
-            if self.progress.worse >= self.settings.patience:
-                stopped = f"no better validation loss in {self.progress.worse} validations"
-                self.log.write(events.Stopped(step, stopped))
-                break
             if stopping():
                 self._checkpoint()
                 self.log.write(events.Stopped(step, "interrupted"))
                 raise Interrupted(
                     f"stopped after update {step}; the state is saved", fix="run the same command to go on"
                 )
+        stopped = None
+        if self._stale:
+            stopped = f"no better validation loss in {self.progress.worse} validations"
+            self.log.write(events.Stopped(self.progress.step, stopped))
         if self.best.exists():
             load_weights(self.best, self.model)
         _check_moved(initial, _fingerprints(self.model), self.log)
         p = self.progress
         return Outcome(p.step, p.best_step, p.best_loss, p.tokens, time.monotonic() - started, stopped)
+
+    @property
+    def _stale(self) -> bool:
+        return self.progress.worse >= self.settings.patience
 
     def _resume(self) -> None:
         found, problems = load_checkpoint(self.checkpoints, self.model, self.optimizer)
