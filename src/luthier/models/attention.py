@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from luthier.errors import DataError
+
 NAME = "luthier_packed"
 
 
@@ -27,6 +29,8 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     documents: list[int] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -41,6 +45,8 @@ def packed_attention(
         dropout: probability on the attention weights, in training only.
         scaling: factor on the scores; 1 / sqrt(size) when None.
         sliding_window: how many tokens back a token may look, itself included.
+        softcap: bound of the scores, by a tanh (Gemma 2); the fused kernels have none, so plain matrices are used.
+        s_aux: [heads], the score of a place that holds nothing, the attention sink (gpt-oss); likewise.
         documents: boundaries 0 = b0 < b1 < ... < tokens; document i is [b_i, b_i+1). None: padding on the right is
             harmless under causal attention, so lines need no mask either.
 
@@ -48,27 +54,62 @@ def packed_attention(
         [lines, tokens, heads, size], and None for the weights.
     """
     parts = []
-    bounds = documents or [0, query.shape[2]]
-    for start, end in pairwise(bounds):
-        length = end - start
-        mask = None
-        if sliding_window is not None and length > sliding_window:
-            back = torch.arange(length, device=query.device)
-            distance = back[:, None] - back[None, :]
-            mask = (distance >= 0) & (distance < sliding_window)
+    for start, end in pairwise(documents or [0, query.shape[2]]):
+        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+        probability = dropout if module.training else 0.0
+        seen = _window(end - start, sliding_window, query.device)
+        if softcap is not None or s_aux is not None:
+            parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
+            continue
         parts.append(
             F.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                attn_mask=mask,
-                dropout_p=dropout if module.training else 0.0,
-                is_causal=mask is None,
+                q,
+                k,
+                v,
+                attn_mask=seen,
+                dropout_p=probability,
+                is_causal=seen is None,
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """[length, length] which tokens each one sees; None when a window hides nothing."""
+    if window is None or length <= window:
+        return None
+    place = torch.arange(length, device=device)
+    distance = place[:, None] - place[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def _plain(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention in plain matrices, for what the fused kernels cannot do."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    length = query.shape[2]
+    if seen is None:
+        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    scores = scores.masked_fill(~seen, -torch.inf).float()
+    if sinks is not None:
+        nothing = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, nothing], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., :length].to(value.dtype)
+    return F.dropout(weights, dropout) @ value
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
@@ -81,9 +122,19 @@ AttentionMaskInterface.register(NAME, _no_mask)
 
 @contextmanager
 def attention(model: Any, name: str) -> Iterator[None]:
-    """Use another attention implementation for a while; `model` is a causal language model of transformers."""
+    """Use another attention implementation for a while; `model` is a causal language model of transformers.
+
+    Raises:
+        DataError: the model's attention cannot be replaced.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
+    if model.config._attn_implementation != name or model.base_model is model:
+        raise DataError(
+            f"{type(model).__name__} is of a kind whose attention cannot be replaced, so it cannot be trained here",
+            where=model.name_or_path or None,
+            fix="choose another model: Llama, Qwen, Mistral, Gemma and their relatives work",
+        )
     try:
         yield
     finally:

@@ -40,7 +40,6 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -
         "dtype": DTYPES[dtype],
         "use_safetensors": True,
         "trust_remote_code": base.trust_remote_code,
-        "attn_implementation": "sdpa",
     }
     if quantise is not None:
         settings["quantization_config"] = _four_bits(quantise, DTYPES[dtype])
