@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from luthier.errors import DataError
 from luthier.models.batch import best_fit
 
 Update = list[list[int]]  # micro-batches, each a list of row numbers
@@ -51,9 +52,14 @@ def schedule(
         micro_tokens: most tokens in one forward pass.
         seed: of the order.
 
+    Raises:
+        DataError: a share of replay is asked for, and there are no replay rows.
+
     Returns:
         Updates in order. Replay rows are drawn without repetition until all have been seen.
     """
+    if replay_share and len(lengths) == own:
+        raise DataError("there is no row to replay", where="data.replay", fix="remove data.replay, or give it rows")
     updates: list[Update] = []
     replay = _endless(list(range(own, len(lengths))), seed)
     wanted = replay_share / (1 - replay_share) * sum(trained[:own])

@@ -14,11 +14,15 @@ from luthier.text import TokenRows
 ROWS = 3
 BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Largest difference of one log-probability in nats; rounding stays far below."""
+WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Where configs say how far back some layers look."""
 
 
 @torch.no_grad()
 def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtype) -> float:
     """Compare the loss head (and packing) with the model's own logits on the shortest rows.
+
+    Where the model has layers that look back over a window only, one of the rows is longer than that.
 
     Returns:
         The largest difference of a log-probability, in nats.
@@ -28,12 +32,12 @@ def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtyp
     """
     model.eval()
     place = next(model.parameters()).device
-    shortest = sorted(range(len(rows)), key=lambda i: int(rows.lengths[i]))[:ROWS]
-    batch = lay_out(rows, shortest, packed=packed).to(place)
+    chosen = _choose(rows.lengths.tolist(), causal_model(model).config.get_text_config())
+    batch = lay_out(rows, chosen, packed=packed).to(place)
     with attention(causal_model(model), NAME):
         ours = batch_logprobs(model, batch)
     plain = []
-    for i in shortest:
+    for i in chosen:
         alone = lay_out(rows, [i], packed=False).to(place)
         plain.append(plain_logprobs(model, alone.ids, alone.sources, alone.targets))
     difference = (ours - torch.cat(plain)).abs().max().item()
@@ -47,3 +51,11 @@ def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtyp
             else "this model needs a change in luthier/models/logprobs.py; report it",
         )
     return difference
+
+
+def _choose(lengths: list[int], config: Any) -> list[int]:
+    """The shortest rows, and after them the shortest one that is longer than a window of the model."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    longer = [i for i in order[ROWS:] if any(window and lengths[i] > window for window in windows)]
+    return order[:ROWS] + longer[:1]
