@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from luthier.artifact import disk_error
 from luthier.errors import DataError
@@ -28,8 +29,8 @@ def save_tuned(model: Any, tokenizer: Tokenizer, base: Base, folder: Path) -> No
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's card says nothing of this run
         tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise disk_error(folder, error) from error
+    except (OSError, SafetensorError) as error:
+        raise disk_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 def load_tuned(base: Base, folder: Path, tuning: Tuning, dtype: DtypeName) -> torch.nn.Module:
@@ -40,9 +41,17 @@ def load_tuned(base: Base, folder: Path, tuning: Tuning, dtype: DtypeName) -> to
     """
     if tuning.kind == "full":
         return load_model(Base(base.name, folder, None, base.trust_remote_code), dtype)
+    return adapted(load_model(base, dtype, quantise=quantisation(tuning)), folder)
+
+
+def adapted(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """A base model with the adapter in `folder` beside its weights.
+
+    Raises:
+        DataError: the folder holds no adapter that fits, or it is damaged.
+    """
     from peft import PeftModel
 
-    model = load_model(base, dtype, quantise=quantisation(tuning))
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()  # type: ignore[no-any-return]
     except (OSError, ValueError, RuntimeError) as error:
