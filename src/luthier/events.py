@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,10 +125,14 @@ KINDS: dict[str, type[Event]] = {_name(cls): cls for cls in Event.__subclasses__
 
 
 class Log:
-    """Appends events to a file; each is in the hands of the operating system when `write` returns."""
+    """Appends events to a file; each is in the hands of the operating system when `write` returns.
 
-    def __init__(self, path: Path) -> None:
+    `listen` is told of each event as it is written: so a terminal shows what the log says.
+    """
+
+    def __init__(self, path: Path, listen: Callable[[Event], None] = lambda _: None) -> None:
         self.path = path
+        self.listen = listen
         self._file: BinaryIO | None = None
 
     def _append(self, line: bytes) -> None:
@@ -159,6 +163,7 @@ class Log:
                 where=str(self.path),
                 fix="free some space, then run the same command again",
             ) from error
+        self.listen(event)
 
 
 def _plain(value: Any) -> Any:

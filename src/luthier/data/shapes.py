@@ -24,6 +24,8 @@ ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 PROMPT_KEYS, COMPLETION_KEYS = ("prompt", "question", "query", "input"), ("completion", "response", "output", "answer")
 INPUT_KEYS = ("input", "context")
 SHOWN_KEYS, SHOWN_LETTERS = 8, 40
+UNREAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "weight", "train")
+"""Keys of a turn that change what is to be learned and that are not read yet: such a row is refused, not half read."""
 
 
 class _RowError(Exception):
@@ -154,6 +156,8 @@ def _turn(value: Any, place: str) -> Message:
         missing = ROLE_KEYS if role_key is None else CONTENT_KEYS
         raise _RowError("wrong_type", f"'{place}' has no '{missing[0]}' or '{missing[1]}'")
     given = value[role_key]
+    if unread := next((key for key in UNREAD if value.get(key) not in (None, "", [], {}, 1)), None):
+        raise _RowError("unsupported", f"'{place}' has '{unread}', which cannot be trained yet")
     if not isinstance(given, str):
         raise _wrong(f"{place}.{role_key}", given, "a text")
     role = ROLES.get(given.strip().lower())

@@ -59,8 +59,12 @@ def ukulele_file(name: str) -> Path:
     return Path(str(files("luthier.models") / UKULELE / name))
 
 
-def find_base(model: Model) -> Base:
+def find_base(model: Model, home: Path = Path()) -> Base:
     """The base model of a recipe, downloaded from the hub if need be.
+
+    Args:
+        model: the section of the recipe.
+        home: the recipe's folder, where a relative path is looked for first.
 
     Raises:
         RecipeError: there is no such folder or hub model.
@@ -69,8 +73,8 @@ def find_base(model: Model) -> Base:
     """
     if model.base == UKULELE:
         folder, revision = ukulele_file(""), None
-    elif Path(model.base).is_dir():
-        folder, revision = Path(model.base), None
+    elif here := next((p for p in (home / model.base, Path(model.base)) if p.is_dir()), None):
+        folder, revision = here, None
     elif model.base.count("/") == 1 and not model.base.startswith((".", "/", "~")):
         folder, revision = _download(model.base, model.revision)
     else:

@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from luthier import events
 from luthier.artifact import write_text
+from luthier.errors import TrainingStopped
 from luthier.models.base import Base
 from luthier.models.load import DTYPES, DtypeName, load_model
 from luthier.models.tuned import save_tuned
@@ -55,8 +58,10 @@ def fit(
     updates = _updates(recipe, plan, rows, len(own))
     loaded_as: DtypeName = "float32" if tuning.kind == "full" else dtype  # full tuning keeps float32 master weights
     model = tune(load_model(base, loaded_as, quantise=quantisation(tuning)), tuning, recipe.seed)
-    check_head(model, rows, packed=plan["packing"], compute=DTYPES[loaded_as])
-    settings = _settings(recipe.training, plan, updates, tokenizer, recipe.seed)
+    packed = _can_pack(model, rows, DTYPES[loaded_as], log) if plan["packing"] else False
+    if not packed:
+        check_head(model, rows, packed=False, compute=DTYPES[loaded_as])
+    settings = _settings(recipe.training, plan, updates, tokenizer, recipe.seed, packed=packed)
     outcome = train(
         model,
         OBJECTIVES[recipe.objective.kind](),
@@ -77,6 +82,16 @@ def fit(
     return outcome
 
 
+def _can_pack(model: Any, rows: TokenRows, compute: torch.dtype, log: events.Log) -> bool:
+    """Whether packed rows give this model's own log-probabilities; a warning says so where they do not."""
+    try:
+        check_head(model, rows, packed=True, compute=compute)
+    except TrainingStopped as error:
+        log.write(events.Warned(f"{error.what}; every row gets a sequence of its own instead"))
+        return False
+    return True
+
+
 def _updates(recipe: Recipe, plan: Mapping[str, Any], rows: TokenRows, own: int) -> list[Update]:
     updates = schedule(
         rows.lengths.tolist(),
@@ -92,7 +107,7 @@ def _updates(recipe: Recipe, plan: Mapping[str, Any], rows: TokenRows, own: int)
 
 
 def _settings(
-    training: Training, plan: Mapping[str, Any], updates: list[Update], tokenizer: Tokenizer, seed: int
+    training: Training, plan: Mapping[str, Any], updates: list[Update], tokenizer: Tokenizer, seed: int, *, packed: bool
 ) -> LoopSettings:
     an_epoch = max(1, round(len(updates) / training.epochs))
     every = training.validate_every or max(1, min(an_epoch, len(updates) // VALIDATIONS))
@@ -105,7 +120,7 @@ def _settings(
         validate_every=every,
         checkpoint_every=training.checkpoint_every or every,
         patience=training.patience,
-        packed=plan["packing"],
+        packed=packed,
         micro_tokens=plan["micro_batch_tokens"],
         compute=DTYPES[plan["dtype"]],
         pad=tokenizer.pad_token_id or 0,

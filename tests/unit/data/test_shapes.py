@@ -116,6 +116,12 @@ def test_the_recipes_system_goes_before_rows_without_one() -> None:
         ({"instruction": "a", "output": "b", "history": "x"}, "wrong_type", "'history' is a JSON text"),
         ({"question": "a", "answer": "b", "system": {}}, "wrong_type", "'system' is a JSON object"),
         ({"text": False}, "wrong_type", "'text' is a JSON false"),
+        (
+            {"messages": [turn("user", "x"), ANSWER | {"tool_calls": [{"id": "1"}]}]},
+            "unsupported",
+            "'messages[1]' has 'tool_calls'",
+        ),
+        ({"messages": [turn("user", "x"), ANSWER | {"weight": 0}]}, "unsupported", "'messages[1]' has 'weight'"),
         ({"messages": [turn("tool", "x"), ANSWER]}, "unknown_role", "'messages[0].role' is 'tool'; known: system"),
         ({"messages": []}, "no_answer", "no turns"),
         ({"messages": [USER]}, "no_answer", "turn 1 is 'user'"),
