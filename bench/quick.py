@@ -30,7 +30,7 @@ def made_rows(path: Path) -> None:
             a, b, c = r.randint(2, 90), r.randint(2, 90), r.randint(2, 9)
             who = r.choice(names)
             question = (
-                f"{who} sold {a} clips in April to friends, and then sold {b} more in May, number {i} in the book. In June "
+                f"{who} sold {a} clips in April to friends, and then {b} more in May, number {i} in the book. In June "
                 f"the shop sold {c} times as many clips as in both months. How many clips were sold altogether?"
             )
             answer = (

@@ -26,7 +26,9 @@ def make_base(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0)
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=CONTROLS, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=CONTROLS, initial_alphabet=alphabet, show_progress=False
+    )
     pieces.train_from_iterator((turn["content"] for row in conversations(50) for turn in row["messages"]), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=pieces, bos_token=CONTROLS[0], pad_token=CONTROLS[1], eos_token=CONTROLS[-1]

@@ -59,7 +59,7 @@ class Artifact:
         try:
             return json.loads(self.path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise damaged(self.path(name), error) from error
+            raise damaged(self.path(name), error, whole=self.folder) from error
 
     def verify(self) -> None:
         """Compare every file with its recorded hash.
@@ -70,16 +70,15 @@ class Artifact:
         for name, expected in self.files.items():
             path = self.path(name)
             if not path.is_file():
-                raise damaged(path, "the file is missing")
+                raise damaged(path, "the file is missing", whole=self.folder)
             if file_digest(path) != expected:
-                raise damaged(path, "its bytes changed since it was written")
+                raise damaged(path, "its bytes changed since it was written", whole=self.folder)
 
 
-def damaged(path: Path, reason: object) -> DataError:
-    """The error for a file of ours that can no longer be trusted."""
-    return DataError(
-        f"damaged: {reason}", where=str(path), fix=f"delete {path.parent} and run again: it will be remade"
-    )
+def damaged(path: Path, reason: object, *, whole: Path | None = None) -> DataError:
+    """The error for a file of ours that can no longer be trusted; `whole` is the folder to make anew."""
+    folder = whole or path.parent
+    return DataError(f"damaged: {reason}", where=str(path), fix=f"rm -r {folder}, then run again: it will be remade")
 
 
 def key_of(kind: str, settings: Mapping[str, Any], parents: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ runs/
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,12 +23,14 @@ from filelock import FileLock, Timeout
 
 from luthier.artifact import Artifact, Store, damaged, digest, make_folder, open_artifact, write_text
 from luthier.errors import DataError, RecipeError
-from luthier.events import Log
+from luthier.events import Event, Log
 from luthier.recipe import Recipe, dump_recipe, load_recipe
 from luthier.types import Metric
 
 VERSION = 1
 STORE = "artifacts"
+LONGEST_NAME = 250
+"""No file system has longer ones; asking for one is an error there and not just a no."""
 
 
 @dataclass(slots=True)
@@ -58,9 +60,9 @@ class Run:
         """The log's file."""
         return self.folder / "events.jsonl"
 
-    def log(self) -> Log:
-        """A writer for the log."""
-        return Log(self.events)
+    def log(self, listen: Callable[[Event], None] = lambda _: None) -> Log:
+        """A writer for the log, and who is to hear what is written."""
+        return Log(self.events, listen)
 
     def artifact(self, stage: str) -> Artifact:
         """The artifact of a stage.
@@ -164,7 +166,7 @@ def find_run(name: str, root: Path) -> Run:
     Raises:
         RecipeError: there is none, or the beginning fits several.
     """
-    for folder in (Path(name), root / name):
+    for folder in (Path(name), root / name) if len(name) < LONGEST_NAME else ():
         if (folder / "run.json").exists():
             return open_run(folder)
     folders = _folders(root)  # by name, so that a damaged neighbour is in nobody's way

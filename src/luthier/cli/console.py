@@ -29,13 +29,17 @@ Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the ru
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 RunName = Annotated[str, typer.Argument(help="A run: its folder, its name or the beginning of it, or 'last'.")]
 RUNS = Path("runs")
+WIDE = 200
 
 
 def console(*, out: bool = False) -> "Console":
     """The terminal: standard error for what happens, standard output for results."""
     from rich.console import Console
 
-    return Console(stderr=not out, highlight=False, soft_wrap=not sys.stderr.isatty())
+    stream = sys.stdout if out else sys.stderr
+    # A file or a pipe has no width: nothing is cut or wrapped there.
+    width = None if stream.isatty() else WIDE
+    return Console(stderr=not out, highlight=False, soft_wrap=width is not None, width=width)
 
 
 def say_error(error: LuthierError, *, json_wanted: bool) -> None:
@@ -49,22 +53,29 @@ def say_error(error: LuthierError, *, json_wanted: bool) -> None:
     if error.fix:
         screen.print(Text("  next: ", style="bold") + Text(error.fix))
     if json_wanted:
-        run = getattr(error, "run", None)
-        known = document(run) if run is not None else {"run": None, "artifacts": {}, "metrics": {}}
-        kind = type(error).__name__
-        put(
-            known
-            | {"status": "failed", "error": {"kind": kind, "what": error.what, "where": error.where, "fix": error.fix}}
-        )
+        body = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+        known = document(error.run) | judged(error.run) if error.run else document(None)
+        put(known | {"status": "interrupted" if error.exit_code == 130 else "failed", "error": body})
+
+
+def judged(run: "Run") -> dict[str, Any]:
+    """The gate's verdict and rules, where the run has come to them."""
+    try:
+        found = run.artifact("verdict").json("verdict.json")
+    except LuthierError:
+        return {}
+    return {"verdict": found["verdict"], "rules": found["rules"]}
 
 
 def put(body: dict[str, Any]) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(body, indent=1, ensure_ascii=False, default=str))
+    """One JSON document on standard output; in ASCII, which every encoding of it can hold."""
+    print(json.dumps(body, indent=1, default=str))
 
 
-def document(run: "Run", **more: Any) -> dict[str, Any]:
-    """What every verb says about a run; scripts rely on these names."""
+def document(run: "Run | None", **more: Any) -> dict[str, Any]:
+    """What every verb says about a run, or about none; scripts rely on these names."""
+    if run is None:
+        return {"status": "done", "run": None, "artifacts": {}, "metrics": {}, **more}
     return {
         "status": run.status,
         "run": str(run.folder),
@@ -85,18 +96,25 @@ def recipe_and_overrides(recipe: str | None, overrides: list[str] | None, runs: 
     from luthier.runs import find_run
 
     settings = list(overrides or ())
-    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+    if recipe is not None and "=" in recipe and not _there(Path(recipe)):
         settings.insert(0, recipe)
         recipe = None
     if recipe is None:
         here = Path("recipe.yaml")
         return (here if here.exists() else default_recipe()), settings
     path = Path(recipe)
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") or (_there(path) and path.is_file()):
         return path, settings
-    if (path / "recipe.yaml").exists():
+    if _there(path / "recipe.yaml"):
         return (path if (path / "run.json").exists() else path / "recipe.yaml"), settings
     return find_run(recipe, runs).folder, settings
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than any name can be
+        return False
 
 
 class Screen:

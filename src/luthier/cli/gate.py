@@ -5,17 +5,15 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 def gate(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """Decide by the rules whether the tuned model may be released; exit code 4 unless it may."""
-    from luthier.errors import GateFailed
+    from luthier.pipeline import require_pass
 
     run, _ = work(recipe, overrides, runs, "verdict", as_json=as_json)
     found = run.artifact("verdict").json("verdict.json")
-    if as_json:
-        put(document(run, verdict=found["verdict"], rules=found["rules"]))
-    else:
+    if not as_json:
         screen = console(out=True)
         for rule in found["rules"]:
             screen.print(f"{rule['verdict']:<12} {rule['rule']}: {rule['reason']}")
-        screen.print(f"verdict: [bold]{found['verdict']}[/]")
-    accepted = found["verdict"] == "inconclusive" and run.recipe.gate.accept_inconclusive
-    if found["verdict"] != "pass" and not accepted:
-        raise SystemExit(GateFailed.exit_code)
+        screen.print(f"verdict: {found['verdict']}", style="bold")
+    require_pass(run)
+    if as_json:
+        put(document(run, verdict=found["verdict"], rules=found["rules"]))

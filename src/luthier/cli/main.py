@@ -3,13 +3,19 @@
 Verbs are functions with light imports; what they need is imported when they run, so that `--help` answers at once.
 """
 
+import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import click
 import typer
 
 from luthier.cli import chat, curate, doctor, evaluate, gate, init, plan, release, run, runs, show, train
+
+if TYPE_CHECKING:
+    from luthier.errors import LuthierError
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Typer brings its own copy of click from 0.26 on, so its errors are found through what Typer shows of it."""
 
 app = typer.Typer(
     name="luthier",
@@ -30,22 +36,35 @@ app.command()(doctor.doctor)
 
 def main() -> NoReturn:
     """Run the command line and leave with the exit code of `luthier.errors`."""
-    from luthier.cli.console import say_error
-    from luthier.errors import LuthierError
+    from luthier.errors import Interrupted, LuthierError
 
-    json_wanted = "--json" in sys.argv
     try:
         code = app(standalone_mode=False)
     except LuthierError as error:
-        say_error(error, json_wanted=json_wanted)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:  # usage
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+        _leave(error)
+    except UsageError as error:
+        _leave(_usage(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _leave(Interrupted("stopped", fix="run the same command to go on"))
+    except BrokenPipeError:  # whoever reads, `head` for example, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(error: "LuthierError") -> NoReturn:
+    from luthier.cli.console import say_error
+
+    say_error(error, json_wanted="--json" in sys.argv)
+    sys.exit(error.exit_code)
+
+
+def _usage(error: Any) -> "LuthierError":
+    """Typer's error as one of ours; no arguments at all ask for the help."""
+    from luthier.errors import RecipeError
+
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        sys.exit(0)
+    command = error.ctx.command_path if error.ctx else "luthier"
+    return RecipeError(error.format_message().rstrip("."), fix=f"{command} --help")

@@ -3,7 +3,7 @@
 | what | formula | source |
 | --- | --- | --- |
 | interval of a share | Wilson score | Wilson 1927 |
-| interval of a paired difference of shares | Wald with half a count added to each cell | Agresti & Min 2005 |
+| interval of a paired difference of shares | score, which holds when one model wins every difference | Tango 1998 |
 | test of a paired difference of shares | exact McNemar: binomial on the discordant items | McNemar 1947 |
 | interval of a mean loss per token | ratio estimator, rows as clusters | Cochran 1977, section 6 |
 """
@@ -53,10 +53,20 @@ def paired_shares(before: Sequence[float], after: Sequence[float]) -> Difference
     n = len(before)
     won = sum(b < a for b, a in zip(before, after, strict=True))
     lost = sum(b > a for b, a in zip(before, after, strict=True))
-    up, down, size = won + 0.5, lost + 0.5, n + 2
-    middle = (up - down) / size
-    half = Z_ONE_SIDED * math.sqrt((up + down) - (up - down) ** 2 / size) / size
-    return Difference((won - lost) / n, middle - half, middle + half, binomial_tail(won, won + lost))
+    low, high = score_bound(won, lost, n), -score_bound(lost, won, n)
+    return Difference((won - lost) / n, low, high, binomial_tail(won, won + lost))
+
+
+def score_bound(won: int, lost: int, n: int) -> float:
+    """Lower one-sided 95 % bound of a paired difference of shares: where Tango's score statistic reaches 1.645."""
+    low, high = -1.0, (won - lost) / n
+    for _ in range(50):  # the statistic falls as the assumed difference rises
+        d = (low + high) / 2
+        b = (2 * n - won + lost) * d - won - lost
+        down = (math.sqrt(max(0.0, b * b + 8 * n * lost * d * (1 - d))) - b) / (4 * n)  # most likely share of losses
+        spread = math.sqrt(max(0.0, n * (2 * down + d * (1 - d))))
+        low, high = (d, high) if won - lost - n * d > Z_ONE_SIDED * spread else (low, d)
+    return low
 
 
 def paired_means(before: Sequence[float], after: Sequence[float]) -> Difference:

@@ -37,6 +37,7 @@ def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task
 
     Raises:
         RecipeError: there is no such scorer.
+        DataError: no validation row is a conversation.
     """
     if scorer not in SCORERS:
         known = ", ".join(SCORERS)
@@ -48,6 +49,12 @@ def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task
         for example in examples
         if example.messages
     )
+    if not items:
+        raise DataError(
+            "no validation row is a conversation, so there is nothing to answer",
+            where=f"task {scorer}",
+            fix="evaluate.tasks=[] measures the validation loss alone",
+        )
     return Task(scorer, items[:most], SCORERS[scorer])
 
 
@@ -56,10 +63,9 @@ def suite(name: str, folder: Path) -> Task:
 
     Raises:
         RecipeError: there is neither.
-        DataError: a line of the file is not such an object.
+        DataError: a line of the file is not such an object, or it has none.
     """
-    candidates = [folder / name, Path(name)] if name not in SUITES else [ukulele_file(SUITES[name])]
-    path = next((p for p in candidates if p.is_file()), None)
+    path = suite_file(name, folder)
     if path is None:
         known = ", ".join(SUITES)
         raise RecipeError(
@@ -77,4 +83,12 @@ def suite(name: str, folder: Path) -> Task:
             raise DataError(
                 f'not an object with "prompt" and "answer": {error}', where=f"{path}:{number}", fix="mend this line"
             ) from error
+    if not items:
+        raise DataError("no questions: the file holds nothing", where=str(path), fix="add lines or remove the suite")
     return Task(name, tuple(items), exact_match)
+
+
+def suite_file(name: str, folder: Path) -> Path | None:
+    """Where a suite lies: with Luthier, in the recipe's folder, or in the working folder."""
+    candidates = [folder / name, Path(name)] if name not in SUITES else [ukulele_file(SUITES[name])]
+    return next((path for path in candidates if path.is_file()), None)

@@ -23,7 +23,7 @@ class Conversation:
             DataError: the run has no model yet.
         """
         quiet()
-        self._start = find_base(run.recipe.model)
+        self._start = find_base(run.recipe.model, run.home)
         dtype = training_dtype(run.recipe.model.dtype)
         self._system = run.recipe.data.system
         if base:

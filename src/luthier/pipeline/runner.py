@@ -19,7 +19,7 @@ from luthier.recipe import build_recipe, load_recipe
 from luthier.runs import Run, create_run, open_run
 from luthier.types import Metric
 
-__all__ = ["Watcher", "default_recipe", "open_work", "plan_stages", "run_recipe"]
+__all__ = ["Watcher", "default_recipe", "open_work", "plan_stages", "require_pass", "run_recipe"]
 _PACKAGES = (
     "luthier",
     "torch",
@@ -43,7 +43,13 @@ def open_work(
 ) -> Work:
     """The work on a recipe file, a run folder or a recipe given as a mapping; its run folder is made if need be."""
     run = _find_or_create(recipe, overrides, root)
-    return Work(run, run.log(), watch or Silent(), {})
+    watch = watch or Silent()
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Warned):
+            watch.warn(event.message)
+
+    return Work(run, run.log(listen), watch, {})
 
 
 def _find_or_create(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str], root: Path) -> Run:
@@ -108,7 +114,7 @@ def _run(work: Work, stages: list[Stage]) -> Run:
         work.run.write_lock(_lock(work))
         for stage in stages:
             if stage.name == "release":
-                _require_pass(work)
+                require_pass(work.run)
             if _find(work, stage) is None:
                 quiet()
             _bring(work, stage)
@@ -116,9 +122,11 @@ def _run(work: Work, stages: list[Stage]) -> Run:
         error.run = work.run
         _end(work, "interrupted" if isinstance(error, Interrupted) else "failed")
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _end(work, "interrupted")
-        raise
+        stopped = Interrupted("stopped; the finished stages are kept", fix="run the same command to go on")
+        stopped.run = work.run
+        raise stopped from error
     _end(work, "done")
     return work.run
 
@@ -185,17 +193,24 @@ def _link(link: Path, target: Path) -> None:
         return
 
 
-def _require_pass(work: Work) -> None:
-    verdict = work.artifacts["verdict"].json("verdict.json")
-    undecided = verdict["verdict"] == "inconclusive" and work.recipe.gate.accept_inconclusive
+def require_pass(run: Run) -> None:
+    """Raise unless the gate lets the tuned model through.
+
+    Raises:
+        GateFailed: with the rules that do not hold.
+    """
+    verdict = run.artifact("verdict").json("verdict.json")
+    undecided = verdict["verdict"] == "inconclusive" and run.recipe.gate.accept_inconclusive
     if verdict["verdict"] == "pass" or undecided:
         return
     named = [rule for rule in verdict["rules"] if rule["verdict"] != "pass"]
-    raise GateFailed(
+    error = GateFailed(
         f"the gate says {verdict['verdict']}: " + "; ".join(f"{rule['rule']}: {rule['reason']}" for rule in named),
-        where=work.run.name,
-        fix=f"look at {work.run.folder / 'report.html'}; nothing was released",
+        where=run.name,
+        fix=f"look at {run.folder / 'report.html'}; nothing was released",
     )
+    error.run = run
+    raise error
 
 
 def _end(work: Work, status: str) -> None:

@@ -202,7 +202,7 @@ def _make_release(work: Work, out: Path) -> None:
         _write_card(work, out, None)
         return
     saved_as = dtype if work.recipe.release.dtype == "auto" else work.recipe.release.dtype
-    merge(work.base, tuned, tuning, saved_as, work.tokenizer, out / "model")
+    merge(work.base, tuned, tuning, work.tokenizer, out / "model", trained_as=dtype, saved_as=saved_as)
     released = load_model(Base(work.recipe.name, out / "model", None, work.base.trust_remote_code), saved_as)
     examples = _examples(work.artifacts["dataset"].path("validation.jsonl"))[:PARITY_PROMPTS]
     prompts = [render_prompt(e.messages[:-1], work.tokenizer) for e in examples if e.messages]

@@ -111,17 +111,23 @@ class Story:
         return {*named, *(Path(name).stem for name in named), *(asked.task for asked in self.asked if asked.group)}
 
     @property
+    def tasks(self) -> list[str]:
+        """The tasks; conversations have one when the recipe names none."""
+        asked = self.run.recipe.evaluate.tasks
+        return ["exact_match"] if asked is None else asked
+
+    @property
     def metric_names(self) -> list[str]:
         """Every metric measured: tasks, then retention suites, then the others in the order of the files."""
         names = list(dict.fromkeys([*self.before, *self.after]))
-        tasks, suites = self.run.recipe.evaluate.tasks, self.suites
+        tasks, suites = self.tasks, self.suites
         return sorted(names, key=lambda name: 0 if name in tasks else 1 if name in suites else 2)
 
     @property
     def headline(self) -> list[str]:
         """The metrics that matter most: the first task and the first retention suite."""
         names = self.metric_names
-        task = [name for name in names if name in self.run.recipe.evaluate.tasks][:1]
+        task = [name for name in names if name in self.tasks][:1]
         suite = [name for name in names if name in self.suites and name not in task][:1]
         return [*(task or names[:1]), *suite]
 

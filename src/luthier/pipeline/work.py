@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from luthier.artifact import Artifact, file_digest
 from luthier.data.read import resolve
+from luthier.errors import DataError
+from luthier.evaluate.tasks import suite_file
 from luthier.events import Log
 from luthier.models.base import UKULELE, Base, find_base, ukulele_file
 from luthier.plan import Hardware, find_hardware
@@ -65,7 +67,7 @@ class Work:
     @cached_property
     def base(self) -> Base:
         """The base model, on disk."""
-        return find_base(self.recipe.model)
+        return find_base(self.recipe.model, self.run.home)
 
     @cached_property
     def base_identity(self) -> str:
@@ -90,14 +92,13 @@ class Work:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """The sha256 of every input file, by the path in the recipe."""
-        found = {s.path: file_digest(resolve(s.path, self.run.home)) for s in self.recipe.data.sources}
+        found = {s.path: _digest(resolve(s.path, self.run.home), s.path) for s in self.recipe.data.sources}
         if replay := self.recipe.data.replay:
             path = ukulele_file("replay.jsonl") if replay.path == UKULELE else resolve(replay.path, self.run.home)
-            found[f"replay: {replay.path}"] = file_digest(path)
+            found[f"replay: {replay.path}"] = _digest(path, replay.path)
         for suite in self.retention:
-            path = Path(suite) if Path(suite).is_file() else self.run.home / suite
-            if path.is_file():
-                found[f"retention: {suite}"] = file_digest(path)
+            if found_suite := suite_file(suite, self.run.home):
+                found[f"retention: {suite}"] = _digest(found_suite, suite)
         return found
 
     @property
@@ -109,7 +110,7 @@ class Work:
         return ["ukulele-skills"] if self.recipe.model.base == UKULELE else []
 
     def tasks(self, conversations: bool) -> Sequence[str]:
-        """The tasks: the recipe's, or the exact match for conversations."""
+        """The tasks: the recipe's, or the exact match where there are conversations."""
         asked = self.recipe.evaluate.tasks
         return asked if asked is not None else ["exact_match"] if conversations else []
 
@@ -118,3 +119,11 @@ class Work:
         """True when the dataset has conversations, and not only plain text."""
         shapes = self.artifacts["dataset"].json("facts.json")["shapes"]
         return any(shape != "text" for shape in shapes)
+
+
+def _digest(path: Path, given: str) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        reason = "is a folder, not a file of rows" if path.is_dir() else f"cannot be read: {error.strerror}"
+        raise DataError(reason, where=given, fix="name one .jsonl or .json file") from error

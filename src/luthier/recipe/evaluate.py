@@ -10,8 +10,9 @@ from luthier.recipe.section import Section
 class Evaluate(Section):
     """Tasks, asked of the base and of the tuned model, on the same prompts."""
 
-    tasks: list[str] = Field(default=["exact_match"])
-    """Scorers for the answers to the validation prompts: `exact_match`, `final_number`."""
+    tasks: list[str] | None = None
+    """Scorers for the answers to the validation prompts: `exact_match`, `final_number`. When not given: `exact_match`
+    for conversations, none for plain text."""
     retention: list[str] | None = None
     """Suites that should not get worse: `ukulele-skills`, or a .jsonl file of {"prompt", "answer"}. When not given:
     `ukulele-skills` for the bundled base, none for others."""

@@ -7,14 +7,23 @@ import torch
 
 from luthier.artifact import disk_error
 from luthier.models.base import Base
-from luthier.models.load import DTYPES, DtypeName
-from luthier.models.tuned import load_tuned
+from luthier.models.load import DTYPES, DtypeName, load_model
+from luthier.models.tuned import adapted, load_tuned
 from luthier.models.tuning import is_adapter
 from luthier.recipe import Qlora, Tuning
 from luthier.text.tokenizer import Tokenizer
 
 
-def merge(base: Base, tuned: Path, tuning: Tuning, dtype: DtypeName, tokenizer: Tokenizer, out: Path) -> None:
+def merge(
+    base: Base,
+    tuned: Path,
+    tuning: Tuning,
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    trained_as: DtypeName,
+    saved_as: DtypeName,
+) -> None:
     """Write the merged model to `out`.
 
     The sum W + (alpha / rank) B A is made in float32. A 4-bit base is dequantised first: merging into the original
@@ -24,19 +33,30 @@ def merge(base: Base, tuned: Path, tuning: Tuning, dtype: DtypeName, tokenizer: 
     Raises:
         Missing: the disk is full or cannot be written.
     """
-    model: Any = load_tuned(base, tuned, tuning, "float32")
+    model: Any
     if isinstance(tuning, Qlora):
-        model.base_model.model.dequantize()
-        model = model.float()
-    if is_adapter(model):
-        model = model.merge_and_unload()
-    model = model.to(DTYPES[dtype])
-    model.config.dtype = DTYPES[dtype]
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+        model = adapted(dequantised(base, trained_as, tuning), tuned).merge_and_unload()
+    else:
+        model = load_tuned(base, tuned, tuning, "float32")
+        model = model.merge_and_unload() if is_adapter(model) else model
+    model = model.to(DTYPES[saved_as])
+    model.config.dtype = DTYPES[saved_as]
     with torch.no_grad():
         try:
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
         except OSError as error:
             raise disk_error(out, error) from error
+
+
+@torch.no_grad()
+def dequantised(base: Base, trained_as: DtypeName, tuning: Qlora) -> Any:
+    """The base in float32, with each 4-bit layer's weights as its quantised form stands for them in training."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    model: Any = load_model(base, "float32")
+    for name, layer in load_model(base, trained_as, quantise=tuning).named_modules():
+        weight: Any = getattr(layer, "weight", None)
+        if hasattr(weight, "quant_state"):
+            model.get_submodule(name).weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
+    return model
