@@ -1,10 +1,23 @@
 """`luthier plan`: what would run, and why."""
 
-from typing import Annotated
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
-from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, document, put, work
+from luthier.cli.console import (
+    RUNS,
+    AsJson,
+    Overrides,
+    Recipe,
+    Runs,
+    console,
+    document,
+    put,
+    recipe_and_overrides,
+    work,
+)
 
 
 def plan(
@@ -12,16 +25,26 @@ def plan(
     overrides: Overrides = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same: a plan never trains. Kept for scripts.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Leave nothing behind: no run, no artifacts.")] = False,
 ) -> None:
     """Decide method, rates and sizes from rows, model and hardware, with the reasons; nothing is trained."""
-    del dry_run
-    run, _ = work(recipe, overrides, runs, "plan", as_json=as_json)
-    found = run.artifact("plan").json("plan.json")
+    if dry_run:
+        path, settings = recipe_and_overrides(recipe, overrides, runs)
+        with TemporaryDirectory() as folder:
+            run, _ = work(str(path.resolve()), settings, Path(folder), "plan", as_json=as_json)
+            found = run.artifact("plan").json("plan.json")
+        known = document(None)
+    else:
+        run, _ = work(recipe, overrides, runs, "plan", as_json=as_json)
+        found, known = run.artifact("plan").json("plan.json"), document(run)
     if as_json:
         named = ("method", "trainable_parameters", "total_parameters", "reasons", "memory", "seconds", "learning_rate")
-        put(document(run, **{name: found[name] for name in named}))
-        return
+        put(known | {name: found[name] for name in named})
+    else:
+        _tell(found)
+
+
+def _tell(found: dict[str, Any]) -> None:
     screen = console(out=True)
     share = found["trainable_parameters"] / found["total_parameters"]
     screen.print(

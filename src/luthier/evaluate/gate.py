@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from luthier.errors import RecipeError
-from luthier.evaluate.metrics import Difference, items_needed, paired, paired_means
+from luthier.evaluate.metrics import Z_ONE_SIDED, Difference, items_needed, paired, paired_means
 from luthier.evaluate.runner import LOSS_METRIC, PERPLEXITY, STOP_METRIC, read_answers
 from luthier.recipe import Gate, Rule, parse_rule
 from luthier.types import Metric
@@ -21,6 +21,8 @@ Decision = Literal["pass", "fail", "inconclusive"]
 ALPHA = 0.05
 DEFAULT_DROP = 0.03
 DEFAULT_STOP = 0.95
+MOST_ITEMS = 20_000
+"""More items than this is no advice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,6 @@ def _drops(gap: Difference, bound: float, n: int) -> tuple[Decision, str]:
     if gap.low > -bound:
         return "pass", f"changes by {gap.value:+.3f}; a drop of more than {max(0.0, -gap.low):.3f} is ruled out at 95 %"
     spread = (gap.high - gap.low) / 2
-    more = items_needed(bound + gap.value, n * (spread / 1.645) ** 2) if bound + gap.value > 0 else 0
-    hint = f"; about {more:,} items would decide" if more > n else ""
+    more = items_needed(bound + gap.value, n * (spread / Z_ONE_SIDED) ** 2) if bound + gap.value > 0 else 0
+    hint = f"; about {more:,} items would decide" if n < more < MOST_ITEMS else "; that is too close to call"
     return "inconclusive", f"changes by {gap.value:+.3f}, but {n} items cannot rule out a drop of {-gap.low:.3f}{hint}"

@@ -5,21 +5,22 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 from filelock import FileLock
 
 from luthier import events
-from luthier.artifact import Artifact, key_of, make_folder
+from luthier.artifact import Artifact, Store, key_of, make_folder
 from luthier.errors import GateFailed, Interrupted, LuthierError, RecipeError
 from luthier.pipeline.stages import STAGES, Stage
 from luthier.pipeline.work import Silent, Watcher, Work
 from luthier.recipe import build_recipe, load_recipe
-from luthier.runs import Run, create_run, open_run
+from luthier.runs import STORE, Run, create_run, open_run
 from luthier.types import Metric
 
-__all__ = ["Watcher", "default_recipe", "open_work", "plan_stages", "require_pass", "run_recipe"]
+__all__ = ["Watcher", "default_recipe", "open_work", "plan_stages", "require_pass", "run_recipe", "stale_stages"]
 _PACKAGES = (
     "luthier",
     "torch",
@@ -105,6 +106,29 @@ def run_recipe(
         return _run(work, plan_stages(until))
 
 
+def stale_stages(
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, root: Path
+) -> dict[str, str]:
+    """What a run would do, stage by stage, without doing any of it.
+
+    Returns:
+        By stage: `up to date`, `would run`, or `depends on the stages before` where its inputs are still to be made.
+    """
+    with TemporaryDirectory() as folder:  # the run's own folder is a trace too; the artifacts are those of `root`
+        work = open_work(recipe, overrides, root=Path(folder))
+        work.store = Store(root / STORE)
+        states: dict[str, str] = {}
+        for stage in STAGES:
+            needed = {*stage.parents, *(["plan"] if stage.name in ("baseline", "model", "evaluation") else [])}
+            if not needed <= work.artifacts.keys():
+                states[stage.name] = "depends on the stages before"
+            elif found := _find(work, stage):
+                work.artifacts[stage.name], states[stage.name] = found, "up to date"
+            else:
+                states[stage.name] = "would run"
+    return states
+
+
 def _run(work: Work, stages: list[Stage]) -> Run:
     from luthier.models.load import quiet
 
@@ -146,7 +170,7 @@ def _key(work: Work, stage: Stage) -> tuple[str, dict[str, Any], dict[str, str]]
 
 
 def _find(work: Work, stage: Stage) -> Artifact | None:
-    found = work.run.store.find(stage.name, _key(work, stage)[0])
+    found = work.store.find(stage.name, _key(work, stage)[0])
     if found is not None:
         found.verify()
     return found
@@ -155,7 +179,7 @@ def _find(work: Work, stage: Stage) -> Artifact | None:
 def _bring(work: Work, stage: Stage) -> None:
     """Find the stage's artifact or make it, and note it in the run."""
     key, settings, parents = _key(work, stage)
-    store, started = work.run.store, time.monotonic()
+    store, started = work.store, time.monotonic()
     make_folder(store.root)
     # Two runs may want the same artifact at the same time, the answers of one base for example: the second waits.
     with FileLock(store.root / f".{stage.name}-{key[:16]}.lock"):

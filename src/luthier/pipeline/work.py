@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from luthier.artifact import Artifact, file_digest
+from luthier.artifact import Artifact, Store, file_digest
 from luthier.data.read import resolve
 from luthier.errors import DataError
 from luthier.evaluate.tasks import suite_file
@@ -63,6 +63,11 @@ class Work:
     def recipe(self) -> Recipe:
         """What is wanted."""
         return self.run.recipe
+
+    @cached_property
+    def store(self) -> Store:
+        """Where artifacts are found and made."""
+        return self.run.store
 
     @cached_property
     def base(self) -> Base:

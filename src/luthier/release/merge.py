@@ -35,7 +35,8 @@ def merge(
     """
     model: Any
     if isinstance(tuning, Qlora):
-        model = adapted(dequantised(base, trained_as, tuning), tuned).merge_and_unload()
+        wrapped: Any = adapted(dequantised(base, trained_as, tuning), tuned)
+        model = wrapped.merge_and_unload()
     else:
         model = load_tuned(base, tuned, tuning, "float32")
         model = model.merge_and_unload() if is_adapter(model) else model
