@@ -4,6 +4,7 @@ import warnings
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import DataError, Missing
@@ -45,11 +46,17 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -
         settings["quantization_config"] = _four_bits(quantise, DTYPES[dtype])
         settings["device_map"] = {"": str(device())}
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(base.folder), **settings)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(str(base.folder), output_loading_info=True, **settings)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise DataError(
             f"the model cannot be loaded: {error}", where=str(base.folder), fix="check the folder"
         ) from error
+    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
+        raise DataError(
+            f"{len(missing)} of the model's tensors are in no file, the first is {missing[0]}",
+            where=str(base.folder),
+            fix="fetch the model again, whole",
+        )
     if quantise is None:
         model = model.to(device())
     _keep_gradients_on_cpu(model)

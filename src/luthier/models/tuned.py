@@ -26,7 +26,8 @@ def save_tuned(model: Any, tokenizer: Tokenizer, base: Base, folder: Path) -> No
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base.name
                 config.revision = base.revision
-        model.save_pretrained(folder)
+        # PEFT would ask the hub whether the vocabulary grew; it never does here
+        model.save_pretrained(folder, **({"save_embedding_layers": False} if is_adapter(model) else {}))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's card says nothing of this run
         tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
@@ -54,5 +55,5 @@ def adapted(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
 
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()  # type: ignore[no-any-return]
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"the adapter cannot be loaded: {error}", where=str(folder), fix="train it again") from error
