@@ -130,8 +130,6 @@ def stale_stages(
 
 
 def _run(work: Work, stages: list[Stage]) -> Run:
-    from luthier.models.load import quiet
-
     work.log.write(events.RunStarted("run", [stage.name for stage in stages]))
     try:
         _check_rules_early(work)
@@ -140,6 +138,8 @@ def _run(work: Work, stages: list[Stage]) -> Run:
             if stage.name == "release":
                 require_pass(work.run)
             if _find(work, stage) is None:
+                from luthier.models.load import quiet  # late: a run with nothing to do needs no torch
+
                 quiet()
             _bring(work, stage)
     except LuthierError as error:
