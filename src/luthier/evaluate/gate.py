@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from luthier.errors import RecipeError
+from luthier.evaluate.answers import LOSS_METRIC, PERPLEXITY, STOP_METRIC, read_answers
 from luthier.evaluate.metrics import Z_ONE_SIDED, Difference, items_needed, paired, paired_means
-from luthier.evaluate.runner import LOSS_METRIC, PERPLEXITY, STOP_METRIC, read_answers
 from luthier.recipe import Gate, Rule, parse_rule
 from luthier.types import Metric
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from luthier.artifact import write_text
+from luthier.evaluate.answers import LOSS_METRIC, PERPLEXITY, STOP_METRIC
 from luthier.evaluate.metrics import mean_per_token, share
 from luthier.evaluate.tasks import Task
 from luthier.models.attention import NAME, attention
@@ -19,11 +20,7 @@ from luthier.models.logprobs import batch_logprobs
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows, render_prompt
 from luthier.text.tokenizer import Tokenizer
-from luthier.types import Answer, Message, Metric
-
-STOP_METRIC = "ends_with_stop"
-LOSS_METRIC = "validation_loss"
-PERPLEXITY = "perplexity"
+from luthier.types import Answer, Metric
 
 
 def evaluate(
@@ -91,16 +88,6 @@ def row_losses(model: Any, rows: TokenRows, *, packed: bool, budget: int = 4096)
             for number, loss, n in zip(numbers, each.tolist(), labels, strict=True):
                 sums[number], counts[number] = loss, n
     return sums, counts
-
-
-def read_answers(lines: Iterable[str]) -> dict[str, list[Answer]]:
-    """Read `answers.jsonl`: answers by task, in the order they were asked."""
-    answers: dict[str, list[Answer]] = {}
-    for line in lines:
-        row = json.loads(line)
-        prompt = tuple(Message(**message) for message in row.pop("prompt"))
-        answers.setdefault(row.pop("task"), []).append(Answer(prompt=prompt, **row))
-    return answers
 
 
 def _line(task: str, answer: Answer) -> str:

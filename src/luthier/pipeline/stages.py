@@ -56,7 +56,7 @@ def _plan_settings(work: Work) -> dict[str, Any]:
 
 
 def _make_plan(work: Work, out: Path) -> None:
-    from luthier.models.facts import model_facts, trainable_parameters
+    from luthier.models.counting import model_facts, trainable_parameters
     from luthier.models.load import training_dtype
     from luthier.plan import decide
 

@@ -11,7 +11,7 @@ from tiny import TUNED, base, prompts, tokenizer, tuned
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import DataError, Missing, RecipeError
-from luthier.models.facts import model_facts, trainable_parameters
+from luthier.models.counting import model_facts, trainable_parameters
 from luthier.models.generate import generate
 from luthier.models.load import load_model
 from luthier.models.tuned import load_tuned, save_tuned
