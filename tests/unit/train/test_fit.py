@@ -1,0 +1,135 @@
+"""The stage as a whole: rows in a folder become a tuned model in a folder, and an interrupted one goes on."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TUNED, base, chat_rows, seen, tokenizer
+
+from luthier import events
+from luthier.errors import Interrupted, TrainingStopped
+from luthier.models.load import load_model
+from luthier.models.tuned import load_tuned
+from luthier.recipe import build_recipe
+from luthier.text import TokenRows, save_rows
+from luthier.text.render import TrainingRow
+from luthier.text.rows import gather
+from luthier.train import check
+from luthier.train.check import check_head
+from luthier.train.fit import fit
+
+PLAN = {
+    "dtype": "float32",
+    "packing": True,
+    "batch_tokens": 100,
+    "micro_batch_tokens": 60,
+    "learning_rate": 5e-3,
+}
+
+
+def save(path: Path, rows: TokenRows) -> None:
+    save_rows(path, [rows.row(i) for i in range(len(rows))])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    save(folder / "train.safetensors", chat_rows(12))
+    save(folder / "validation.safetensors", chat_rows(4))
+    return folder
+
+
+def go(dataset: Path, out: Path, kind: str = "lora", on_step: Any = lambda *_: None, **sections: Any) -> Any:
+    given = {"name": "t", "data": {"sources": [{"path": "x.jsonl"}]}, "seed": 5, "training": {"epochs": 3}}
+    recipe = build_recipe(given | sections)
+    out.mkdir(exist_ok=True)
+    log = events.Log(out.with_suffix(".jsonl"))
+    return fit(recipe, TUNED[kind], PLAN, base(), tokenizer(), dataset, out, log, on_step)
+
+
+@pytest.mark.parametrize("kind", sorted(TUNED))
+def test_a_dataset_becomes_a_tuned_model(kind: str, dataset: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    losses: list[float] = []
+
+    def watch(step: events.Step, steps: int) -> None:
+        told.append((step.step, steps))
+        losses.append(step.loss)
+
+    outcome = go(dataset, tmp_path / "out", kind, watch)
+    body = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert told == [(k + 1, body["planned_steps"]) for k in range(body["planned_steps"])]
+    assert body["steps"] == body["planned_steps"] == outcome.steps
+    assert body["best_loss"] == outcome.best_loss < losses[0] - 2
+    assert body["tokens"] == 3 * int(chat_rows(12).lengths.sum())
+    left = {p.name for p in (tmp_path / "out").iterdir()}
+    assert not left & {"checkpoints", "best.safetensors", "README.md"}
+    assert {"training.json", "tokenizer.json", "chat_template.jinja"} <= left
+    ids = torch.tensor([[1, 7, 9]])
+    with torch.no_grad():
+        tuned_logits = load_tuned(base(), tmp_path / "out", TUNED[kind], "float32")(input_ids=ids).logits
+        assert not torch.allclose(tuned_logits, load_model(base(), "float32")(input_ids=ids).logits, atol=0.1)
+
+
+def test_an_interrupted_stage_goes_on_to_the_same_files(dataset: Path, tmp_path: Path) -> None:
+    whole = go(dataset, tmp_path / "whole")
+
+    def stop(step: events.Step, _: int) -> None:
+        if step.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        go(dataset, tmp_path / "out", on_step=stop)
+    assert (tmp_path / "out" / "checkpoints" / "step-00000004").is_dir()
+    resumed = go(dataset, tmp_path / "out")
+    assert resumed.best_loss == whole.best_loss
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_is_as_long_and_as_watched_as_the_recipe_says(dataset: Path, tmp_path: Path) -> None:
+    training = {"epochs": 3, "max_steps": 5, "validate_every": 2, "checkpoint_every": 3}
+    assert go(dataset, tmp_path / "out", training=training).steps == 5
+    log = events.Log(tmp_path / "out.jsonl")
+    assert [e.step for e in seen(log, events.Validated)] == [2, 4, 5]
+    assert [e.step for e in seen(log, events.Checkpointed)] == [3]
+
+
+def test_replay_rows_are_trained_too(dataset: Path, tmp_path: Path) -> None:
+    other = chat_rows(20).select(range(12, 20))
+    save(dataset / "replay.safetensors", other)
+    replay = {"sources": [{"path": "x.jsonl"}], "replay": {"path": "x.jsonl", "share": 0.4}}
+    outcome = go(dataset, tmp_path / "out", data=replay)
+    own = 3 * int(chat_rows(12).lengths.sum())
+    assert own * 1.4 < outcome.tokens < own * 2.2
+
+
+def test_a_head_that_computes_something_else_is_found_before_training(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = check.batch_logprobs
+    monkeypatch.setattr(check, "batch_logprobs", lambda model, batch: plain(model, batch) * 1.01)
+    with pytest.raises(
+        TrainingStopped, match="the loss head does not give the model's own log-probabilities"
+    ) as caught:
+        go(dataset, tmp_path / "out")
+    assert caught.value.where == "check before training"
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_numbers_that_are_none_fail_the_check_too() -> None:
+    model = load_model(base(), "float32")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(TrainingStopped, match="differ by up to nan"):
+        check_head(model, chat_rows(3), packed=True, compute=torch.float32)
+
+
+def test_the_check_looks_at_fewer_rows_when_there_are_fewer() -> None:
+    lone = gather([TrainingRow([1, 7, 9], [False, True, True])])
+    assert check_head(load_model(base(), "float32"), lone, packed=True, compute=torch.float32) < 1e-4
