@@ -63,7 +63,7 @@ def test_each_bound_of_a_paired_difference_holds_at_95_per_cent(won: float, lost
     for up, down, _ in draw.multinomial(n, [won, lost, 1 - won - lost], DRAWS):
         found = paired_shares([0.0] * up + [1.0] * (n - up), [1.0] * (n - down) + [0.0] * down)
         above, below = above + (found.low <= true), below + (found.high >= true)
-    assert min(above, below) / DRAWS > 0.935
+    assert min(above, below) / DRAWS > 0.93  # the bound is approximate: nominal 0.95
 
 
 def test_no_difference_on_few_items_rules_out_little() -> None:
