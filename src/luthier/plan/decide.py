@@ -23,6 +23,8 @@ MANY_ROWS = 100_000
 UPDATES_AN_EPOCH = 40
 BATCH_TOKENS = (1_024, 16_384)
 MICRO_TOKENS = {"cpu": 4_096, "gpu": 16_384}
+FULL = 0.95
+"""Share of the memory that a run may take by the estimate."""
 CPU_FLOPS = 40e9
 """Float32 operations a second that one core reaches in training; measured, good to a factor of two."""
 
@@ -87,7 +89,6 @@ def decide(
     """
     reasons: list[str] = []
     tuning = _tuning(recipe, dataset["train"]["rows"], facts, hardware, reasons)
-    trainable = count(tuning)
     tokens = dataset["train"]["tokens"] + _replay_tokens(recipe, dataset)
     batch = recipe.training.batch_tokens or _batch_tokens(tokens, reasons)
     micro = min(batch, recipe.training.micro_batch_tokens or MICRO_TOKENS["gpu" if hardware.gpus else "cpu"])
@@ -95,10 +96,16 @@ def decide(
     if longest > micro:
         reasons.append(f"the longest row has {longest:,} tokens, so one forward pass holds up to that many")
         micro = longest
-    rate = recipe.training.learning_rate or _rate(tuning, facts, reasons)
-    memory = memory_parts(facts, tuning.kind, trainable, dtype, micro)
-    available = hardware.gpus[0].memory if hardware.gpus else hardware.memory
+    available = _room(hardware)
+    fixed = recipe.training.micro_batch_tokens is not None
+    micro, memory = _shrink(facts, tuning, count, dtype, micro, micro if fixed else longest, available, reasons)
+    if memory["total"] > FULL * available and isinstance(recipe.tuning, Auto) and not isinstance(tuning, Qlora):
+        tuning = Qlora(kind="qlora")
+        reasons.append("the base does not fit as it is: it is held in 4 bits")
+        micro, memory = _shrink(facts, tuning, count, dtype, micro, micro, available, reasons)
     _fits(memory["total"], available, tuning, reasons)
+    trainable = count(tuning)
+    rate = recipe.training.learning_rate or _rate(tuning, facts, reasons)
     flops = _flops(facts, tuning, trainable)
     passes = tokens * recipe.training.epochs
     return Plan(
@@ -138,6 +145,27 @@ def _tuning(recipe: Recipe, rows: int, facts: ModelFacts, hardware: Hardware, re
     return Lora(kind="lora")
 
 
+def _shrink(
+    facts: ModelFacts,
+    tuning: Tuning,
+    count: Callable[[Tuning], int],
+    dtype: str,
+    micro: int,
+    least: int,
+    available: int,
+    reasons: list[str],
+) -> tuple[int, dict[str, int]]:
+    """The tokens of one forward pass, halved until the run fits or a row would not; and the memory that it needs."""
+    trainable, asked = count(tuning), micro
+    memory = memory_parts(facts, tuning.kind, trainable, dtype, micro)
+    while memory["total"] > FULL * available and micro > least:
+        micro = max(least, micro // 2)
+        memory = memory_parts(facts, tuning.kind, trainable, dtype, micro)
+    if micro < asked:
+        reasons.append(f"{micro:,} tokens in one forward pass, not {asked:,}: so it fits")
+    return micro, memory
+
+
 def _room(hardware: Hardware) -> int:
     return hardware.gpus[0].memory if hardware.gpus else hardware.memory
 
@@ -167,7 +195,7 @@ def _rate(tuning: Tuning, facts: ModelFacts, reasons: list[str]) -> float:
 
 
 def _fits(needed: int, available: int, tuning: Tuning, reasons: list[str]) -> None:
-    if needed > 0.95 * available:
+    if needed > FULL * available:
         raise RecipeError(
             f"{tuning.kind} needs about {needed / 1e9:.1f} GB and this machine has {available / 1e9:.1f} GB",
             where="plan",
