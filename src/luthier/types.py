@@ -1,6 +1,6 @@
 """The nouns that every room shares: small, frozen, standard library only."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -9,20 +9,50 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `reasoning` is what an assistant thinks before it answers, for templates that have a place for it. `tool_calls` are
+    calls in OpenAI's form, `{"type": "function", "function": {"name": ..., "arguments": {...}}}`, and `tool_call_id`
+    and `name` tell which call a `tool` turn answers. `train` says whether an assistant turn is learned; None leaves it
+    to the recipe.
+    """
 
     role: Role
     content: str
+    reasoning: str | None = None
+    tool_calls: tuple[Json, ...] = field(default=(), hash=False)
+    tool_call_id: str | None = None
+    name: str | None = None
+    train: bool | None = None
+
+    def to_json(self) -> Json:
+        """The turn as one JSON object, without what it does not have; `from_json` reads it back."""
+        row: Json = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            row["tool_calls"] = list(self.tool_calls)
+        optional = ("reasoning", "tool_call_id", "name", "train")
+        return row | {key: value for key in optional if (value := getattr(self, key)) is not None}
+
+    @classmethod
+    def from_json(cls, row: Json) -> "Message":
+        """Read what `to_json` wrote."""
+        return cls(**{**row, "tool_calls": tuple(row.get("tool_calls", ()))})
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation, or one plain text (`text` set, `messages` empty), with the place it was read from."""
+    """One conversation, or one plain text (`text` set, `messages` empty), with the place it was read from.
+
+    `tools` are the definitions of the tools that the assistant may call, as JSON Schema. `rating` is a person's
+    judgement of the last answer where the data has one: above 0 wanted, below 0 unwanted.
+    """
 
     source: str
     line: int
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    tools: tuple[Json, ...] = field(default=(), hash=False)
+    rating: float | None = None
 
     @property
     def where(self) -> str:
@@ -32,15 +62,59 @@ class Example:
     def to_json(self) -> Json:
         """The example as one JSON object; `from_json` reads it back."""
         row: Json = {"source": self.source, "line": self.line}
+        if self.tools:
+            row["tools"] = list(self.tools)
+        if self.rating is not None:
+            row["rating"] = self.rating
         if self.text is not None:
             return row | {"text": self.text}
-        return row | {"messages": [asdict(message) for message in self.messages]}
+        return row | {"messages": [message.to_json() for message in self.messages]}
 
     @classmethod
     def from_json(cls, row: Json) -> "Example":
         """Read what `to_json` wrote."""
-        messages = tuple(Message(**message) for message in row.get("messages", ()))
-        return cls(row["source"], row["line"], messages, row.get("text"))
+        messages = tuple(map(Message.from_json, row.get("messages", ())))
+        tools = tuple(row.get("tools", ()))
+        return cls(row["source"], row["line"], messages, row.get("text"), tools, row.get("rating"))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, of which one is preferred, with the place it was read from.
+
+    `chosen` and `rejected` are the turns after the common `prompt`, usually one assistant turn each; `margin` says by
+    how much the chosen one is better where the data has it.
+    """
+
+    source: str
+    line: int
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    tools: tuple[Json, ...] = field(default=(), hash=False)
+    margin: float | None = None
+
+    @property
+    def where(self) -> str:
+        """The place in the input, as `file:line`."""
+        return f"{self.source}:{self.line}"
+
+    def to_json(self) -> Json:
+        """The pair as one JSON object; `from_json` reads it back."""
+        row: Json = {"source": self.source, "line": self.line}
+        if self.tools:
+            row["tools"] = list(self.tools)
+        if self.margin is not None:
+            row["margin"] = self.margin
+        sides = ("prompt", "chosen", "rejected")
+        return row | {side: [message.to_json() for message in getattr(self, side)] for side in sides}
+
+    @classmethod
+    def from_json(cls, row: Json) -> "Pair":
+        """Read what `to_json` wrote."""
+        prompt, chosen, rejected = (tuple(map(Message.from_json, row[k])) for k in ("prompt", "chosen", "rejected"))
+        tools = tuple(row.get("tools", ()))
+        return cls(row["source"], row["line"], prompt, chosen, rejected, tools, row.get("margin"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,6 @@ def read_answers(lines: Iterable[str]) -> dict[str, list[Answer]]:
     answers: dict[str, list[Answer]] = {}
     for line in lines:
         row = json.loads(line)
-        prompt = tuple(Message(**message) for message in row.pop("prompt"))
+        prompt = tuple(Message.from_json(message) for message in row.pop("prompt"))
         answers.setdefault(row.pop("task"), []).append(Answer(prompt=prompt, **row))
     return answers

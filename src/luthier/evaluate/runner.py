@@ -91,4 +91,5 @@ def row_losses(model: Any, rows: TokenRows, *, packed: bool, budget: int = 4096)
 
 
 def _line(task: str, answer: Answer) -> str:
-    return json.dumps({"task": task, **asdict(answer)}, ensure_ascii=False) + "\n"
+    row = {"task": task, **asdict(answer), "prompt": [message.to_json() for message in answer.prompt]}
+    return json.dumps(row, ensure_ascii=False) + "\n"
