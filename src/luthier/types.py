@@ -121,13 +121,14 @@ class Pair:
 class Fate:
     """What became of one input row.
 
-    `name` is `kept` or the rule that rejected the row; `reason` is a sentence for a person; `duplicate_of` is the
-    place (`file:line`) of the row that was kept instead.
+    `name` is `kept` or what was wrong with the row; `reason` is a sentence for a person; `duplicate_of` is the place
+    (`file:line`) of the row that was kept instead; `score` is the number that the reason rests on, where there is one.
     """
 
     name: str
     reason: str = ""
     duplicate_of: str | None = None
+    score: float | None = None
 
     @property
     def kept(self) -> bool:

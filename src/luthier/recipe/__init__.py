@@ -1,5 +1,6 @@
 """The recipe: what is wanted of a run, as a strict tree of sections."""
 
+from luthier.recipe.curate import Curate
 from luthier.recipe.data import Data, Replay, Source, Split
 from luthier.recipe.evaluate import Evaluate
 from luthier.recipe.gate import Gate, Rule, parse_rule
@@ -13,6 +14,7 @@ from luthier.recipe.tuning import Auto, Full, Lora, Qlora, Tuning
 
 __all__ = [
     "Auto",
+    "Curate",
     "Data",
     "Dtype",
     "Evaluate",

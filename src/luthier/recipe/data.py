@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from luthier.recipe.curate import Curate
 from luthier.recipe.section import Section
 
 Shape = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
@@ -42,6 +43,8 @@ class Data(Section):
     """The files to read, in order."""
     system: str | None = None
     """A system message for conversations that have none."""
+    curate: Curate = Curate()
+    """What rows have to pass."""
     split: Split = Split()
     """Training and validation."""
     max_length: Annotated[int, Field(ge=8)] | None = None
