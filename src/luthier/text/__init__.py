@@ -1,5 +1,6 @@
 """Text: chat templates, rendering with an exact loss mask, the one door to tokenizers."""
 
+from luthier.text.pairs import interleave, render_pair
 from luthier.text.render import TrainingRow, render, render_batch, render_prompt
 from luthier.text.rows import TokenRows, load_rows, save_rows
 from luthier.text.tokenizer import load_tokenizer, stop_ids
@@ -7,10 +8,12 @@ from luthier.text.tokenizer import load_tokenizer, stop_ids
 __all__ = [
     "TokenRows",
     "TrainingRow",
+    "interleave",
     "load_rows",
     "load_tokenizer",
     "render",
     "render_batch",
+    "render_pair",
     "render_prompt",
     "save_rows",
     "stop_ids",
