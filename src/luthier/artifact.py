@@ -155,6 +155,11 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a whole file in UTF-8 or nothing, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: aside, flushed, renamed.
 
     Raises:
@@ -162,8 +167,8 @@ def write_text(path: Path, text: str) -> None:
     """
     aside = path.with_name(path.name + ASIDE)
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -13,7 +13,7 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write the embedded recipe and its rows into a folder, to be edited; nothing is overwritten."""
-    from luthier.artifact import make_folder, write_text
+    from luthier.artifact import make_folder, write_bytes
     from luthier.errors import RecipeError
     from luthier.pipeline import default_recipe
 
@@ -25,9 +25,7 @@ def init(
                 "the file is there already", where=str(folder / source.name), fix="luthier init OTHER_FOLDER"
             )
     for source in sources:
-        write_text(folder / source.name, source.read_bytes().decode("utf-8", "surrogateescape")) if source.suffix == (
-            ".yaml"
-        ) else (folder / source.name).write_bytes(source.read_bytes())
+        write_bytes(folder / source.name, source.read_bytes())
     if as_json:
         put(
             {"status": "done", "run": None, "artifacts": {p.stem: str(folder / p.name) for p in sources}, "metrics": {}}

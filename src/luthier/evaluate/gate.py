@@ -7,7 +7,7 @@
 | M at least X, at most X | the value after training keeps the bound | it does not | - |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -33,9 +33,11 @@ class Results:
     scores: Mapping[str, Sequence[float]]
 
     @classmethod
-    def read(cls, metrics: Mapping[str, Any], answers: str, losses: Mapping[str, Sequence[float]]) -> "Results":
-        """From the content of an evaluation's files."""
-        given = read_answers(answers.splitlines())
+    def read(
+        cls, metrics: Mapping[str, Any], answers: Iterable[str], losses: Mapping[str, Sequence[float]]
+    ) -> "Results":
+        """From the content of an evaluation's files; of the answers line by line."""
+        given = read_answers(answers)
         scores: dict[str, Sequence[float]] = {task: [a.score for a in rows] for task, rows in given.items()}
         # Lower is better for a loss: the negative, so that every score reads the same way.
         scores[LOSS_METRIC] = [-s / max(1, n) for s, n in zip(losses["sums"], losses["tokens"], strict=True)]

@@ -71,21 +71,27 @@ def suite(name: str, folder: Path) -> Task:
         raise RecipeError(
             f"there is no suite and no file '{name}'; suites: {known}", where="evaluate.retention", fix="check the path"
         )
-    items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            prompt = (Message("user", row["prompt"]),)
-            items.append(Item(str(row.get("id", number)), prompt, str(row["answer"]), str(row.get("skill", ""))))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f'not an object with "prompt" and "answer": {error}', where=f"{path}:{number}", fix="mend this line"
-            ) from error
+    with path.open("rb") as file:
+        items = [_suite_item(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
     if not items:
         raise DataError("no questions: the file holds nothing", where=str(path), fix="add lines or remove the suite")
     return Task(name, tuple(items), exact_match)
+
+
+def _suite_item(line: bytes, path: Path, number: int) -> Item:
+    """One question; an answer that is no text, such as a number, is asked for as JSON writes it."""
+    where, fix = f"{path}:{number}", 'mend this line: it needs "prompt" and "answer"'
+    try:
+        row = json.loads(line)
+        prompt, answer = row["prompt"], row["answer"]
+        expected = answer if isinstance(answer, str) else json.dumps(answer)
+        item = Item(str(row.get("id", number)), (Message("user", prompt),), expected, str(row.get("skill", "")))
+        "".join((item.id, prompt, expected, item.group)).encode("utf-8")  # half a character cannot be written down
+    except KeyError as error:
+        raise DataError(f"the question has no {error}", where=where, fix=fix) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"not a question: {error}", where=where, fix=fix) from error
+    return item
 
 
 def suite_file(name: str, folder: Path) -> Path | None:

@@ -118,7 +118,8 @@ def _evaluate(work: Work, model: Any, out: Path) -> None:
 
 
 def _examples(path: Path) -> list[Example]:
-    return [Example.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:
+        return [Example.from_json(json.loads(line)) for line in file]
 
 
 def _room(work: Work, expected: list[str]) -> int:
@@ -175,8 +176,8 @@ def _make_verdict(work: Work, out: Path) -> None:
 
     def results(stage: str) -> Results:
         found = work.artifacts[stage]
-        answers = found.path("answers.jsonl").read_text(encoding="utf-8")
-        return Results.read(found.json("metrics.json"), answers, found.json("losses.json"))
+        with found.path("answers.jsonl").open(encoding="utf-8") as answers:
+            return Results.read(found.json("metrics.json"), answers, found.json("losses.json"))
 
     rules = [parse_rule(line) for line in _gate_settings(work)["rules"]]
     verdict = judge(rules, results("baseline"), results("evaluation"))
@@ -244,5 +245,11 @@ STAGES = (
     Stage("model", "training", ("dataset",), _model_settings, _make_model),
     Stage("evaluation", "asking the tuned model", ("dataset", "model"), _evaluate_settings, _make_evaluation),
     Stage("verdict", "deciding", ("baseline", "evaluation"), _gate_settings, _make_verdict),
-    Stage("release", "merging and proving parity", ("dataset", "model", "verdict"), _release_settings, _make_release),
+    Stage(
+        "release",
+        "merging and proving parity",
+        ("dataset", "baseline", "model", "evaluation", "verdict"),  # the card states what was measured
+        _release_settings,
+        _make_release,
+    ),
 )
