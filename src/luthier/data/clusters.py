@@ -1,0 +1,242 @@
+"""Rows that are much alike: which share a band, which of these are close indeed, and what stays of each cluster.
+
+Stars, not chains: the best row that is left becomes a centre and takes every row that is close to it, exact Jaccard
+index, until none is left. A row that is close to a member only becomes a centre itself. Components do follow chains:
+they are for dividing rows, where a chain must not be cut.
+
+`Plain` says what the functions of `compiled.py` do; these are taken where numba is installed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.data.minhash import MARGIN, Banding, estimate, signature
+from luthier.data.shingles import U64, fold, jaccard, joined, shingle_set, shingles
+
+I64 = NDArray[np.int64]
+
+
+def compiled() -> ModuleType | None:
+    """The compiled functions, or nothing where numba is not installed: the results are the same, later."""
+    try:
+        from luthier.data import compiled as found
+    except ImportError:
+        return None
+    return found
+
+
+class Signer:
+    """Signatures and shingles of texts, compiled where possible."""
+
+    def __init__(self, banding: Banding) -> None:
+        self.banding = banding
+        self._compiled = compiled()
+        self._record = np.zeros(1, banding.record)
+        self._least = np.empty(256, np.uint32)
+        self._scratch = np.empty(1 << 12, np.uint64)
+
+    def signature(self, text: str) -> bytes:
+        """The signature of a text; nothing for a text without letters."""
+        if self._compiled is None:
+            return signature(shingles(text), self.banding)
+        data = self._folded(text)
+        keys, bits = self._record["keys"][0], self._record["bits"][0]
+        count = self._compiled.signature(data, self._scratch, self._least, keys, bits)
+        return self._record.tobytes() if count else b""
+
+    def shingle_set(self, text: str) -> U64:
+        """The distinct shingles of a text, sorted."""
+        if self._compiled is None:
+            return shingle_set(text)
+        data = self._folded(text)
+        return np.unique(self._scratch[: self._compiled.shingles(data, self._scratch)])
+
+    def _folded(self, text: str) -> NDArray[np.uint8]:
+        data = np.frombuffer(fold(text), np.uint8)
+        if len(self._scratch) < len(data) + 2:
+            self._scratch = np.empty(2 * len(data) + 2, np.uint64)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Rows by band: in `order[band]` rows with the same key stand together, from `first[band, row]` to `last`."""
+
+    rows: I64
+    order: NDArray[np.int32]
+    first: NDArray[np.int32]
+    last: NDArray[np.int32]
+    bits: U64
+
+    @classmethod
+    def of(cls, records: NDArray[Any], rows: I64 | None = None) -> "Buckets":
+        """Sort the rows of signatures that share at least one band with another; `rows` are their numbers."""
+        company = np.zeros(len(records), np.bool_)
+        for keys in records["keys"].T:
+            turn = np.argsort(keys, kind="stable")
+            same = np.diff(keys[turn]) == 0
+            company[turn[1:][same]] = True
+            company[turn[:-1][same]] = True
+        rows = np.arange(len(records)) if rows is None else rows
+        records = records[company]
+        bands = records["keys"].shape[1]
+        order = np.empty((bands, len(records)), np.int32)
+        first, last = np.empty_like(order), np.empty_like(order)
+        for band in range(bands):
+            keys = records["keys"][:, band]
+            order[band] = np.argsort(keys, kind="stable")
+            inorder = keys[order[band]]
+            first[band] = np.searchsorted(inorder, keys, "left")
+            last[band] = np.searchsorted(inorder, keys, "right")
+        return cls(rows[company], order, first, last, np.ascontiguousarray(records["bits"]))
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Buckets":
+        """The buckets without the rows that are not chosen."""
+        number = np.cumsum(chosen) - 1
+        order = np.empty((len(self.order), int(chosen.sum())), np.int32)
+        first, last = np.empty_like(order), np.empty_like(order)
+        for band, whole in enumerate(self.order):
+            stays = chosen[whole]
+            before = np.concatenate([[0], np.cumsum(stays)])
+            order[band] = number[whole[stays]]
+            first[band] = before[self.first[band][chosen]]
+            last[band] = before[self.last[band][chosen]]
+        return Buckets(self.rows[chosen], order, first, last, self.bits[chosen])
+
+    def neighbours(self, row: int) -> Iterator[int]:
+        """Rows that share a band with one, each once."""
+        found = (
+            self.order[band, k]
+            for band in range(len(self.order))
+            for k in range(self.first[band, row], self.last[band, row])
+        )
+        return iter(dict.fromkeys(int(j) for j in found if j != row))
+
+
+class Near:
+    """Close pairs among rows, from their signatures; texts are fetched only of rows that have a close signature.
+
+    Args:
+        records: the signatures, `[n]` of `banding.record`.
+        fetch: shingle sets of rows by their position among the signatures.
+        threshold: the least Jaccard index of a close pair.
+    """
+
+    def __init__(self, records: NDArray[Any], fetch: Callable[[Iterable[int]], Iterable[U64]], threshold: float) -> None:
+        self.n, self.threshold, self.least = len(records), threshold, threshold - MARGIN
+        found = Buckets.of(records)
+        self.functions: Any = compiled() or Plain
+        self.buckets = found.only(self.functions.close(*self._bands(found), self.least))
+        self.values, self.starts = joined(fetch(self.buckets.rows.tolist()))
+
+    @staticmethod
+    def _bands(buckets: Buckets) -> tuple[Any, ...]:
+        return buckets.order, buckets.first, buckets.last, buckets.bits
+
+    def stars(self, rank: I64) -> tuple[I64, NDArray[np.float64]]:
+        """Of each row the one that stays in its place, and how much alike the two are: `[n]`, `[n]`.
+
+        Args:
+            rank: `[n]`; of two close rows the one with the lower number stays, of equal ones the earlier.
+        """
+        rows = self.buckets.rows
+        turn = np.argsort(rank[rows], kind="stable")
+        args = (*self._bands(self.buckets), self.values, self.starts, turn, self.threshold, self.least)
+        centre, found = self.functions.stars(*args)
+        whole, alike = np.arange(self.n), np.ones(self.n)
+        whole[rows], alike[rows] = rows[centre], found
+        return whole, alike
+
+    def components(self) -> I64:
+        """Of each row the first one that a chain of close pairs connects it with, `[n]`."""
+        rows = self.buckets.rows
+        args = (*self._bands(self.buckets), self.values, self.starts, self.threshold, self.least)
+        whole = np.arange(self.n)
+        whole[rows] = rows[self.functions.components(*args)]
+        return whole
+
+    def pairs(self) -> Iterator[tuple[int, int, float]]:
+        """Every close pair, the lower number first. For proofs and small sets: a cluster of n rows has n^2/2."""
+        rows = self.buckets.rows.tolist()
+        for i in range(len(rows)):
+            a = self.values[self.starts[i] : self.starts[i + 1]]
+            for j in self.buckets.neighbours(i):
+                if j > i and estimate(self.buckets.bits[i], self.buckets.bits[j]) >= self.least:
+                    found = jaccard(a, self.values[self.starts[j] : self.starts[j + 1]])
+                    if found >= self.threshold:
+                        yield rows[i], rows[j], found
+
+
+def near_texts(texts: Sequence[str], threshold: float, banding: Banding | None = None) -> Near:
+    """The close pairs among texts held in memory. A text without letters is close to none."""
+    signer = Signer(banding or Banding.at(threshold))
+    signatures = [(i, found) for i, text in enumerate(texts) if (found := signer.signature(text))]
+    records = np.frombuffer(b"".join(found for _, found in signatures), signer.banding.record)
+    numbers = [i for i, _ in signatures]
+    near = Near(records, lambda rows: (signer.shingle_set(texts[numbers[i]]) for i in rows), threshold)
+    return _renumbered(near, np.array(numbers, np.int64), len(texts))
+
+
+def _renumbered(near: Near, numbers: I64, n: int) -> Near:
+    """Rows counted among all texts instead of among those with a signature."""
+    b = near.buckets
+    near.buckets, near.n = Buckets(numbers[b.rows], b.order, b.first, b.last, b.bits), n
+    return near
+
+
+class Plain:
+    """What the compiled functions do, in Python."""
+
+    @staticmethod
+    def _sets(values: U64, starts: I64) -> list[U64]:
+        return [values[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+    @staticmethod
+    def close(order: Any, first: Any, last: Any, bits: U64, least: float) -> NDArray[np.bool_]:
+        """Which rows share a band with one whose signature is close enough."""
+        buckets = Buckets(np.arange(len(bits)), order, first, last, bits)
+        found = (any(estimate(bits[i], bits[j]) >= least for j in buckets.neighbours(i)) for i in range(len(bits)))
+        return np.fromiter(found, np.bool_, len(bits))
+
+    @staticmethod
+    def stars(
+        order: Any, first: Any, last: Any, bits: U64, values: U64, starts: I64, rank: I64, threshold: float, least: float
+    ) -> tuple[I64, NDArray[np.float64]]:
+        """Of each row its centre, and how much alike they are."""
+        buckets, sets = Buckets(np.arange(len(bits)), order, first, last, bits), Plain._sets(values, starts)
+        centre, alike = np.full(len(bits), -1), np.ones(len(bits))
+        for i in rank.tolist():
+            if centre[i] >= 0:
+                continue
+            centre[i] = i
+            for j in buckets.neighbours(i):
+                if centre[j] < 0 and estimate(bits[i], bits[j]) >= least:
+                    found = jaccard(sets[i], sets[j])
+                    if found >= threshold:
+                        centre[j], alike[j] = i, found
+        return centre, alike
+
+    @staticmethod
+    def components(
+        order: Any, first: Any, last: Any, bits: U64, values: U64, starts: I64, threshold: float, least: float
+    ) -> I64:
+        """Of each row the first one of its component."""
+        buckets, sets = Buckets(np.arange(len(bits)), order, first, last, bits), Plain._sets(values, starts)
+        parent = list(range(len(bits)))
+
+        def top(i: int) -> int:
+            while parent[i] != i:
+                i = parent[i]
+            return i
+
+        for i in range(len(bits)):
+            for j in buckets.neighbours(i):
+                if j > i and estimate(bits[i], bits[j]) >= least and jaccard(sets[i], sets[j]) >= threshold:
+                    a, b = top(i), top(j)
+                    parent[max(a, b)] = min(a, b)
+        return np.array([top(i) for i in range(len(bits))], np.int64)
