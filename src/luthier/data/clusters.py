@@ -9,8 +9,9 @@ they are for dividing rows, where a chain must not be cut.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,10 +128,12 @@ class Near:
         threshold: the least Jaccard index of a close pair.
     """
 
-    def __init__(self, records: NDArray[Any], fetch: Callable[[Iterable[int]], Iterable[U64]], threshold: float) -> None:
+    def __init__(
+        self, records: NDArray[Any], fetch: Callable[[Iterable[int]], Iterable[U64]], threshold: float
+    ) -> None:
         self.n, self.threshold, self.least = len(records), threshold, threshold - MARGIN
         found = Buckets.of(records)
-        self.functions: Any = compiled() or Plain
+        self.functions = cast("Any", compiled() or Plain)
         self.buckets = found.only(self.functions.close(*self._bands(found), self.least))
         self.values, self.starts = joined(fetch(self.buckets.rows.tolist()))
 
@@ -194,7 +197,7 @@ class Plain:
 
     @staticmethod
     def _sets(values: U64, starts: I64) -> list[U64]:
-        return [values[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [values[a:b] for a, b in pairwise(starts.tolist())]
 
     @staticmethod
     def close(order: Any, first: Any, last: Any, bits: U64, least: float) -> NDArray[np.bool_]:
@@ -205,7 +208,15 @@ class Plain:
 
     @staticmethod
     def stars(
-        order: Any, first: Any, last: Any, bits: U64, values: U64, starts: I64, rank: I64, threshold: float, least: float
+        order: Any,
+        first: Any,
+        last: Any,
+        bits: U64,
+        values: U64,
+        starts: I64,
+        rank: I64,
+        threshold: float,
+        least: float,
     ) -> tuple[I64, NDArray[np.float64]]:
         """Of each row its centre, and how much alike they are."""
         buckets, sets = Buckets(np.arange(len(bits)), order, first, last, bits), Plain._sets(values, starts)

@@ -2,6 +2,7 @@
 
 Every function here has a plain one there, and a test holds them equal to the last bit.
 """
+
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from luthier.data.shingles import (
     MIX_1,
     MIX_2,
     SIGNS,
-    U64,
     WORDS_IN_A_SHINGLE,
 )
 
@@ -172,7 +172,7 @@ def signature(data: Any, scratch: Any, least: Any, keys: Any, bits: Any) -> Any:
 @njit(cache=True, inline="always")
 def _estimate(bits, i, j):
     """The Jaccard index that the lowest bits of two signatures tell of."""
-    different = 0
+    different = np.int64(0)
     for w in range(WORDS_OF_BITS):
         x = bits[i, w] ^ bits[j, w]
         x |= x >> np.uint64(1)
@@ -221,7 +221,7 @@ def close(order: Any, first: Any, last: Any, bits: Any, least: Any) -> Any:
 def stars(
     order: Any, first: Any, last: Any, bits: Any, values: Any, starts: Any, rank: Any, threshold: Any, least: Any
 ) -> Any:
-    """Of each row the one that stays in its place, itself or a better one, and how much alike they are: `[n]`, `[n]`."""
+    """Of each row the one that stays in its place, itself or a better one, and how much alike they are: `[n]` each."""
     bands, n = order.shape
     centre = np.full(n, -1, np.int64)
     alike = np.ones(n, np.float64)

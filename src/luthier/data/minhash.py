@@ -1,8 +1,8 @@
 """MinHash signatures (Broder 1997) cut into bands (Indyk and Motwani 1998), and which rows share a band.
 
-Two sets with Jaccard index s agree in one of 256 minima with probability s, in all r of a band with s^r, and in at least
-one of b bands with 1 - (1 - s^r)^b. With the lowest four bits of each minimum beside the bands (b-bit minwise hashing,
-Li and Koenig 2010) a pair that shares a band by chance is told from a close one without its texts.
+Two sets with Jaccard index s agree in one of 256 minima with probability s, in all r of a band with s^r, and in at
+least one of b bands with 1 - (1 - s^r)^b. With the lowest four bits of each minimum beside the bands (b-bit minwise
+hashing, Li and Koenig 2010) a pair that shares a band by chance is told from a close one without its texts.
 
 Plain numpy; `compiled.py` has the same as machine code.
 """

@@ -7,6 +7,7 @@ this table import what is heavy (scikit-learn, compiled code) inside the step, n
 from typing import Any
 
 from luthier.data.duplicates import Duplicates
+from luthier.data.near_duplicates import NearDuplicates
 from luthier.data.step import RowStep, SetStep, Step, Surroundings
 from luthier.recipe import Curate
 
@@ -14,6 +15,7 @@ STEPS: tuple[type[Step[Any]], ...] = (
     # row steps, from cheap to dear
     # set steps
     Duplicates,
+    NearDuplicates,
 )
 
 

@@ -1,0 +1,88 @@
+"""Near duplicates: rows of which most five-word shingles are the same (MinHash, every pair checked in full)."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.data.clusters import Near, Signer
+from luthier.data.minhash import Banding
+from luthier.data.shingles import U64
+from luthier.data.step import Resolution, Row, Rows, SetStep, Surroundings
+from luthier.recipe.curate import NearDuplicates as Settings
+from luthier.types import Example, Fate, Json
+
+QUALITY = [("rating", "<f4"), ("letters", "<u4"), ("document", "?")]
+"""What decides which row of a cluster stays, and what becomes of the others."""
+
+
+class NearDuplicates(SetStep[Settings]):
+    """The same text again with small changes.
+
+    Of a cluster stays the row with the highest rating, then the longest, then the first. Every row that goes is as
+    close to the row that stays as the threshold asks; a chain of small changes never takes a text far from it.
+    """
+
+    name = "near_duplicates"
+
+    def __init__(self, settings: Settings, around: Surroundings) -> None:
+        super().__init__(settings, around)
+        banding = Banding.at(settings.threshold)
+        self.signer = Signer(banding)
+        self.record = np.dtype([*QUALITY, ("signature", banding.record)])
+        self.found: Json = {}
+
+    def signature(self, row: Row) -> bytes:
+        """MinHash keys and bits behind what decides who stays; nothing for a row without letters."""
+        found = self.signer.signature(row.text)
+        if not found:
+            return b""
+        rating = row.content.rating if isinstance(row.content, Example) else None
+        quality = (rating or 0.0, min(len(row.text), 2**32 - 1), row.is_document)
+        return np.array([quality], np.dtype(QUALITY)).tobytes() + found
+
+    def resolve(self, rows: Rows) -> Iterator[Resolution]:
+        """Fates, or `together`, for rows that are close to another."""
+        numbers, records = self._read(rows)
+
+        def fetch(positions: Iterable[int]) -> Iterator[U64]:
+            return (self.signer.shingle_set(rows.row(int(numbers[i])).text) for i in positions)
+
+        near = Near(records["signature"], fetch, self.settings.threshold)
+        # from the best to the least: the highest rating, then the longest; of equal ones the first
+        best = np.lexsort((-records["letters"].astype(np.int64), -records["rating"]))
+        centre, alike = near.stars(np.argsort(best))
+        drop = np.where(records["document"], self.settings.documents == "drop", self.settings.conversations == "drop")
+        gone = drop & (centre != np.arange(len(records)))
+        for i in np.flatnonzero(gone).tolist():
+            fate = Fate("near_duplicate", f"{alike[i]:.0%} of the shingles are the same", score=float(alike[i]))
+            yield Resolution(int(numbers[i]), fate, kept=int(numbers[centre[i]]))
+        together = list(_together(near.components(), gone))
+        for i, first in together:
+            yield Resolution(int(numbers[i]), together=int(numbers[first]))
+        close = near.buckets.rows
+        self.found = {"compared": len(close), "dropped": int(gone.sum()), "kept_together": len(together)}
+
+    def _read(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Numbers and signatures of the rows that have letters."""
+        numbers, whole = array("q"), bytearray()
+        for number, found in rows.signatures():
+            if found:
+                numbers.append(number)
+                whole += found
+        return np.array(numbers, np.int64), np.frombuffer(bytes(whole), self.record)
+
+    def report(self) -> Json:
+        """Rows that were compared in full, that went, and that stay on the same side as another."""
+        return self.found
+
+
+def _together(components: NDArray[np.int64], gone: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Of each component the rows that stay, but the first of them, with the first."""
+    first: dict[int, int] = {}
+    for i in np.flatnonzero(~gone).tolist():
+        head = first.setdefault(int(components[i]), i)
+        if head != i:
+            yield i, head
