@@ -61,6 +61,11 @@ def type_name(annotation: Any) -> str:
             names += [f"`{value}`" for value in get_args(part)]
         elif get_origin(part) is list:
             names.append(f"list of {type_name(get_args(part)[0])}")
+        elif get_origin(part) is tuple:
+            names.append(" and ".join(type_name(member) for member in get_args(part)))
+        elif get_origin(part) is dict:
+            key, value = get_args(part)
+            names.append(f"map from {type_name(key)} to {type_name(value)}")
         elif issubclass(part, BaseModel):
             names.append("section")
         else:

@@ -2,7 +2,7 @@
 
 from luthier.data.curate import curate
 from luthier.data.read import RawRow, read_rows, resolve
-from luthier.data.shapes import SHAPES, convert
+from luthier.data.shapes import SHAPES, Reading, convert
 from luthier.data.split import divide, side
 
-__all__ = ["SHAPES", "RawRow", "convert", "curate", "divide", "read_rows", "resolve", "side"]
+__all__ = ["SHAPES", "RawRow", "Reading", "convert", "curate", "divide", "read_rows", "resolve", "side"]

@@ -13,12 +13,12 @@ from typing import Any
 from luthier.artifact import file_digest, write_text
 from luthier.data.ledger import Entry, KeptRows, check_rejected, count_fates, first_reasons, kept, measure, write_lines
 from luthier.data.read import RawRow, read_rows, resolve
-from luthier.data.shapes import convert
+from luthier.data.shapes import Reading, convert
 from luthier.data.split import Side, content_group, divide, normalise
 from luthier.errors import DataError, RecipeError, TemplateError
-from luthier.recipe import Recipe
+from luthier.recipe import Recipe, Source
 from luthier.text import TrainingRow, render_batch, save_rows
-from luthier.types import KEPT, Example, Fate
+from luthier.types import KEPT, Example, Fate, Pair
 
 BATCH, BATCH_LETTERS = 256, 1_000_000
 SIDES: tuple[Side, Side] = ("train", "validation")
@@ -28,22 +28,23 @@ BUNDLED = "ukulele"
 class _Rules:
     """The rules that need to remember something or that the recipe sets."""
 
-    def __init__(self, tokenizer: Any, limit: int, *, system: str | None, stop_at_long: bool) -> None:
+    def __init__(self, tokenizer: Any, limit: int, *, stop_at_long: bool) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
-        self.system = system
         self.stop_at_long = stop_at_long
         self.seen: dict[bytes, str] = {}
         self.most_letters = _most_letters(tokenizer, limit)
 
-    def apply(self, rows: Iterable[RawRow], shape: str) -> Iterator[Entry]:
+    def apply(self, rows: Iterable[RawRow], reading: Reading) -> Iterator[Entry]:
         """One entry for each row, in order. Rendering goes in batches, so that tokenising uses all cores."""
-        for batch in _batches(self._open(row, shape) for row in rows):
+        for batch in _batches(self._open(row, reading) for row in rows):
             self._render([entry for entry in batch if entry.fate.kept])
             yield from batch
 
-    def _open(self, row: RawRow, shape: str) -> Entry:
-        name, found = convert(row, shape, self.system)
+    def _open(self, row: RawRow, reading: Reading) -> Entry:
+        name, found = convert(row, reading)
+        if isinstance(found, Pair):
+            raise NotImplementedError
         if isinstance(found, Fate):
             return Entry(row.source, row.line, row.digest, name, found)
         entry = Entry(row.source, row.line, row.digest, name, KEPT, found)
@@ -129,11 +130,11 @@ def curate(recipe: Recipe, recipe_folder: Path, tokenizer: Any, context: int, ou
     limit = _limit(recipe.data.max_length, context)
     files = [(source, resolve(source.path, recipe_folder)) for source in recipe.data.sources]
     stop = recipe.data.too_long == "error"
-    rules = _Rules(tokenizer, limit, system=recipe.data.system, stop_at_long=stop)
+    rules = _Rules(tokenizer, limit, stop_at_long=stop)
     entries: list[Entry] = []
     sources: list[dict[str, Any]] = []
     for source, path in files:
-        read = list(rules.apply(read_rows(path, source.path), source.shape))
+        read = list(rules.apply(read_rows(path, source.path), _reading(source, recipe)))
         sources.append({"path": source.path, "sha256": file_digest(path), "rows": len(read)})
         entries += read
     good = kept(entries)
@@ -151,6 +152,11 @@ def curate(recipe: Recipe, recipe_folder: Path, tokenizer: Any, context: int, ou
     }
     write_text(out / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts
+
+
+def _reading(source: Source, recipe: Recipe) -> Reading:
+    fields = {str(name): key for name, key in source.fields.items()}
+    return Reading(source.shape, recipe.data.system, fields, source.scale, recipe.objective.rows)
 
 
 def _limit(max_length: int | None, context: int) -> int:
@@ -195,8 +201,8 @@ def _replay(
     if replay is None:
         return None
     path = _replay_file(replay.path, recipe_folder)
-    own = _Rules(rules.tokenizer, rules.limit, system=None, stop_at_long=False)
-    entries = list(own.apply(read_rows(path, replay.path), "auto"))
+    own = _Rules(rules.tokenizer, rules.limit, stop_at_long=False)
+    entries = list(own.apply(read_rows(path, replay.path), Reading()))
     _hold_out(entries, data)
     good = kept(entries)
     if not good:

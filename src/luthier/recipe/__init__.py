@@ -6,7 +6,7 @@ from luthier.recipe.evaluate import Evaluate
 from luthier.recipe.gate import Gate, Rule, parse_rule
 from luthier.recipe.load import build_recipe, dump_recipe, load_recipe
 from luthier.recipe.model import Dtype, Model
-from luthier.recipe.objective import Objective, Sft
+from luthier.recipe.objective import Objective, RowKind, Sft
 from luthier.recipe.recipe import Recipe
 from luthier.recipe.release import Release
 from luthier.recipe.training import Training
@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "Release",
     "Replay",
+    "RowKind",
     "Rule",
     "Sft",
     "Source",

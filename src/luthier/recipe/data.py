@@ -2,12 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.recipe.curate import Curate
 from luthier.recipe.section import Section
 
-Shape = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+Shape = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+FieldName = Literal[
+    "messages", "conversations", "system", "instruction", "input", "output", "history", "prompt", "completion",
+    "question", "answer", "text", "chosen", "rejected", "margin", "tools", "rating", "edited",
+]  # fmt: skip
 
 
 class Source(Section):
@@ -17,6 +21,19 @@ class Source(Section):
     """A .jsonl or .json file. A relative path is looked for beside the recipe first, then in the working folder."""
     shape: Shape = "auto"
     """How the rows are laid out; recognised row by row unless given."""
+    fields: dict[FieldName, str | None] = Field(default_factory=dict)
+    """Our name of a field -> the name it has in the rows, such as `{prompt: Frage, completion: Antwort}`; `a.b` is a
+    field in an object, and null says that a field of that name is not read."""
+    scale: tuple[float, float] | None = None
+    """The lowest and the highest rating, such as `[1, 5]`, where people rated answers with numbers. Thumbs, yes and no
+    and numbers from -1 to 1 are understood without."""
+
+    @field_validator("scale")
+    @classmethod
+    def _low_first(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and not scale[0] < scale[1]:
+            raise ValueError("give the lowest rating first, then the highest: [1, 5]")
+        return scale
 
 
 class Split(Section):

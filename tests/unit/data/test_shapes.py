@@ -4,9 +4,9 @@ from typing import Any, get_args
 
 import pytest
 
-from luthier.data import SHAPES, RawRow, convert
+from luthier.data import SHAPES, RawRow, Reading, convert
 from luthier.recipe.data import Shape
-from luthier.types import Example, Fate
+from luthier.types import Example, Fate, Message, Pair
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -15,16 +15,26 @@ def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
+def call(name: str, arguments: Any = "{}", **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+CALLS = turn("assistant", None) | {"tool_calls": [call("find", '{"n": 1}', id="c1")]}
+RESULT = turn("tool", "found") | {"tool_call_id": "c1"}
+
+
 def part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def read(value: Any, shape: str = "auto", system: str | None = None) -> tuple[str | None, Example | Fate]:
-    return convert(RawRow("f.jsonl", 7, value, None, ""), shape, system)
+def read(
+    value: Any, shape: str = "auto", system: str | None = None, **reading: Any
+) -> tuple[str | None, Example | Pair | Fate]:
+    return convert(RawRow("f.jsonl", 7, value, None, ""), Reading(shape, system, **reading))
 
 
-def turns(value: Any, shape: str = "auto", system: str | None = None) -> list[tuple[str, str]]:
-    found = read(value, shape, system)[1]
+def turns(value: Any, shape: str = "auto", system: str | None = None, **reading: Any) -> list[tuple[str, str]]:
+    found = read(value, shape, system, **reading)[1]
     assert isinstance(found, Example), found
     assert found.where == "f.jsonl:7"
     return [(message.role, message.content) for message in found.messages]
@@ -116,13 +126,28 @@ def test_the_recipes_system_goes_before_rows_without_one() -> None:
         ({"instruction": "a", "output": "b", "history": "x"}, "wrong_type", "'history' is a JSON text"),
         ({"question": "a", "answer": "b", "system": {}}, "wrong_type", "'system' is a JSON object"),
         ({"text": False}, "wrong_type", "'text' is a JSON false"),
-        (
-            {"messages": [turn("user", "x"), ANSWER | {"tool_calls": [{"id": "1"}]}]},
-            "unsupported",
-            "'messages[1]' has 'tool_calls'",
-        ),
-        ({"messages": [turn("user", "x"), ANSWER | {"weight": 0}]}, "unsupported", "'messages[1]' has 'weight'"),
-        ({"messages": [turn("tool", "x"), ANSWER]}, "unknown_role", "'messages[0].role' is 'tool'; known: system"),
+        ({"messages": [USER, ANSWER | {"tool_calls": [{"id": "1"}]}]}, "bad_tool_call", "does not name its function"),
+        ({"messages": [USER, ANSWER | {"tool_calls": [call("f", "{")]}]}, "bad_tool_call", "that is not JSON: '{'"),
+        ({"messages": [USER, ANSWER | {"tool_calls": [call("f", "[1]")]}]}, "bad_tool_call", "a JSON list for"),
+        ({"messages": [USER | {"tool_calls": [call("f")]}, ANSWER]}, "bad_tool_call", "only an assistant can call"),
+        ({"messages": [USER, CALLS, USER, ANSWER]}, "unmatched_tool_call", "the call in turn 2 has no result"),
+        ({"messages": [USER, CALLS, ANSWER]}, "bad_role_order", "turns 2 and 3 are both 'assistant'"),
+        ({"messages": [USER, CALLS, RESULT, RESULT, ANSWER]}, "unmatched_tool_call", "turn 4 is one result more"),
+        ({"messages": [USER, CALLS, RESULT | {"tool_call_id": "c2"}, ANSWER]}, "unmatched_tool_call", "'c2', which"),
+        ({"messages": [USER, CALLS, RESULT, USER, ANSWER]}, "bad_role_order", "nobody answered after the tool"),
+        ({"messages": [USER, turn("assistant", None) | {"tool_calls": [call("f"), call("g")]}, RESULT, ANSWER]},
+         "unmatched_tool_call", "1 calls before turn 4 have no result"),
+        ({"messages": [USER, ANSWER, RESULT, ANSWER]}, "unmatched_tool_call", "turn 3 is the result"),
+        ({"messages": [USER, ANSWER | {"weight": 0.5}]}, "wrong_type", "'messages[1].weight' is '0.5' where 0, 1"),
+        ({"messages": [turn("tool", "x"), ANSWER]}, "bad_role_order", "turn 1 is 'tool'; the user speaks first"),
+        ({"messages": [turn("pirate", "x"), ANSWER]}, "unknown_role", "is 'pirate'; known: system"),
+        ({"chosen": "a", "rejected": "b"}, "no_common_prompt", "no prompt beside"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "no_preference", "are the same"),
+        ({"prompt": "q", "chosen": [USER, ANSWER], "rejected": "a"}, "wrong_type", "one is a whole conversation"),
+        ({"chosen": [USER, ANSWER], "rejected": [turn("user", "other"), ANSWER]}, "no_common_prompt", "part at turn 1"),
+        ({"prompt": "q", "completion": "a", "rating": "meh"}, "unknown_rating", "'rating' is 'meh'"),
+        ({"prompt": "q", "completion": "a", "rating": 4}, "unknown_rating", "say scale: [1, 5]"),
+        ({"prompt": "q", "completion": "a", "label": False}, "unwanted", "rated -1: a failure"),
         ({"messages": []}, "no_answer", "no turns"),
         ({"messages": [USER]}, "no_answer", "turn 1 is 'user'"),
         ({"messages": [turn("system", "S")]}, "no_answer", "turn 1 is 'system'"),
@@ -156,3 +181,124 @@ def test_reasons_stay_short() -> None:
 def test_a_problem_of_the_reader_stays_the_fate() -> None:
     fate = Fate("not_json", "why")
     assert convert(RawRow("f", 1, None, fate, "")) == (None, fate)
+
+
+def test_calls_and_results_in_two_forms() -> None:
+    expected = (
+        Message("user", "Hi"),
+        Message("assistant", "", tool_calls=(call("find", {"n": 1}, id="c1"),)),
+        Message("tool", "found", tool_call_id="c1"),
+        Message("assistant", "Hello"),
+    )
+    tool = {"type": "function", "function": {"name": "find", "parameters": {}}}
+    found = read({"messages": [USER, CALLS, RESULT, ANSWER], "tools": [tool]})[1]
+    assert found == Example("f.jsonl", 7, expected, tools=(tool,))
+    talk = [("human", "Hi"), ("function_call", '{"name": "find", "arguments": {"n": 1}}'), ("observation", "found"),
+            ("gpt", "Hello")]  # fmt: skip
+    row = {"conversations": [{"from": r, "value": v} for r, v in talk], "tools": '[{"name": "find", "parameters": {}}]'}
+    found = read(row)[1]
+    assert isinstance(found, Example)
+    assert found.messages[1].tool_calls == (call("find", {"n": 1}),)
+    assert (found.messages[2].role, found.tools) == ("tool", (tool,))
+
+
+def test_a_call_may_be_the_answer() -> None:
+    found = read({"messages": [USER, CALLS]})[1]
+    assert isinstance(found, Example)
+    assert found.messages[-1].tool_calls
+
+
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content", "thinking"])
+def test_reasoning_is_read(key: str) -> None:
+    found = read({"messages": [USER, ANSWER | {key: "why"}]})[1]
+    assert isinstance(found, Example)
+    assert [turn.reasoning for turn in found.messages] == [None, "why"]
+
+
+@pytest.mark.parametrize(("flags", "train"), [({"weight": 0}, False), ({"train": True}, True), ({"loss": 1}, True)])
+def test_flags_say_which_answers_are_trained(flags: dict[str, Any], train: bool) -> None:
+    found = read({"messages": [USER | flags, ANSWER | flags]})[1]
+    assert isinstance(found, Example)
+    assert [turn.train for turn in found.messages] == [None, train]
+
+
+QUESTION = (Message("user", "q"),)
+YES, NO = (Message("assistant", "yes"),), (Message("assistant", "no"),)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "yes", "rejected": "no"},
+        {"prompt": [turn("user", "q")], "chosen": [turn("assistant", "yes")], "rejected": [turn("assistant", "no")]},
+        {"prompt": "q", "chosen": [turn("user", "q"), turn("assistant", "yes")],
+         "rejected": [turn("user", "q"), turn("assistant", "no")], "messages": [USER, ANSWER]},
+        {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "yes"},
+         "rejected": {"from": "gpt", "value": "no"}},
+        {"chosen": "\n\nHuman: q\n\nAssistant: yes", "rejected": "\n\nHuman: q\n\nAssistant: no"},
+        {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": "yes", "rejected": "no"},
+    ],
+)  # fmt: skip
+def test_pairs(row: dict[str, Any]) -> None:
+    assert read(row, rows="pairs") == ("preference", Pair("f.jsonl", 7, QUESTION, YES, NO))
+    assert read(row, rows="examples") == ("preference", Example("f.jsonl", 7, QUESTION + YES))
+    fate = read(row, rows="ratings")[1]
+    assert isinstance(fate, Fate)
+    assert fate.name == "no_rating"
+
+
+def test_pairs_share_the_turns_before_they_part() -> None:
+    start = "\n\nHuman: q\n\nAssistant: a: b\n\nHuman:  more"
+    found = read({"chosen": start + "\n\nAssistant: yes", "rejected": start + "\n\nAssistant: no"}, rows="pairs")[1]
+    assert isinstance(found, Pair)
+    assert [t.content for t in found.prompt] == ["q", "a: b", " more"]
+    assert (found.chosen, found.rejected) == (YES, NO)
+
+
+def test_margins_and_systems_of_pairs() -> None:
+    row = {"prompt": "q", "chosen": "yes", "rejected": "no", "score_chosen": 8, "score_rejected": 5.5}
+    found = read(row, rows="pairs", system="S")[1]
+    assert found == Pair("f.jsonl", 7, (Message("system", "S"), *QUESTION), YES, NO, margin=2.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "rating"),
+    [(True, None, 1), ("thumbs_down", None, -1), ("Thumbs Up", None, 1), ("👎", None, -1), (0, None, 0),
+     (1, [1, 5], -1), ("4", [1, 5], 0.5), ({"value": 5}, [1, 5], 1), ("", None, None), (None, None, None)],
+)  # fmt: skip
+def test_ratings(value: Any, scale: Any, rating: float | None) -> None:
+    found = read({"prompt": "q", "completion": "a", "rating": value}, scale=scale, rows="ratings")[1]
+    if rating is None:
+        assert isinstance(found, Fate)
+        assert found.name == "no_rating"
+    else:
+        assert isinstance(found, Example)
+        assert found.rating == rating
+
+
+def test_a_label_of_a_class_is_no_rating() -> None:
+    for label in (0, 1, "spam"):
+        assert isinstance(read({"prompt": "q", "completion": "a", "label": label})[1], Example)
+
+
+def test_an_edited_answer_becomes_the_target() -> None:
+    row = {"prompt": "q", "response": "no", "rating": "down", "edited": "yes"}
+    assert read(row)[1] == Example("f.jsonl", 7, QUESTION + YES, rating=1.0)
+    assert read(row, rows="pairs")[1] == Pair("f.jsonl", 7, QUESTION, YES, NO)
+    chat = [turn("user", "q"), turn("assistant", "no") | {"edited": "yes"}, USER, ANSWER | {"feedback": "bad"}]
+    found = read({"system": "S", "messages": chat})[1]
+    assert isinstance(found, Example)
+    assert [(t.content, t.train) for t in found.messages] == [
+        ("S", None), ("q", None), ("yes", None), ("Hi", None), ("Hello", False)
+    ]  # fmt: skip
+
+
+def test_fields_by_other_names() -> None:
+    fields = {"prompt": "Frage", "completion": "x.Antwort", "rating": None}
+    row = {"Frage": "Hi", "x": {"Antwort": "Hello"}, "rating": 17, "messages": "?", "text": "T"}
+    assert turns(row, fields=fields) == PLAIN
+    assert turns({"Q": "Hi", "A": "Hello"}, fields={"question": "Q", "answer": "A"}) == PLAIN
+    assert read({"body": "T", "question": "q", "answer": "a"}, fields={"text": "body"})[0] == "text"
+    fate = read({"Frage": "Hi"}, fields=fields)[1]
+    assert isinstance(fate, Fate)
+    assert fate.name == "unknown_shape"
