@@ -1,10 +1,14 @@
 """The nouns that every room shares: small, frozen, standard library only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 Json = dict[str, Any]
+Outcome = Literal["scored", "empty", "unparsed", "failed"]
+"""What became of an answer: `empty` said nothing, `unparsed` lacks the form asked for (both score 0 and are counted),
+`failed` could not be judged, a sandbox that broke for example, and is no part of any mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +144,40 @@ KEPT = Fate("kept")
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """How good an answer is, from 0 to 1; what else was measured of it, by name; and what became of it."""
+
+    value: float
+    outcome: Outcome = "scored"
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
-    """A number with its uncertainty: `low` and `high` bound it at 95 %, `n` is the number of items behind it."""
+    """A number with its uncertainty: `low` and `high` bound it at 95 %, `n` is the number of items behind it.
+
+    `empty`, `unparsed` and `failed` count answers by their outcome; `n` holds the first two, not the third.
+    """
 
     name: str
     value: float
     low: float
     high: float
     n: int
+    empty: int = 0
+    unparsed: int = 0
+    failed: int = 0
+    lower_is_better: bool = False
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+        counts = ((self.empty, "empty"), (self.unparsed, "unparsed"), (self.failed, "failed"))
+        told = "".join(f", {count} {name}" for count, name in counts if count)
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}{told}"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A model's answer to one item of a task, with the score it got."""
+    """A model's answer to one item of a task, with the score it got; `tokens` is its length, `sample` its number."""
 
     item: str
     prompt: tuple[Message, ...]
@@ -164,3 +186,7 @@ class Answer:
     score: float
     stopped: bool
     group: str = field(default="")
+    outcome: Outcome = "scored"
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
+    tokens: int = 0
+    sample: int = 0

@@ -8,6 +8,7 @@ from luthier.types import Answer, Message
 STOP_METRIC = "ends_with_stop"
 LOSS_METRIC = "validation_loss"
 PERPLEXITY = "perplexity"
+FORMAT_METRIC = "format_valid"
 
 
 def read_answers(lines: Iterable[str]) -> dict[str, list[Answer]]:

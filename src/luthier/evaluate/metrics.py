@@ -6,6 +6,8 @@
 | interval of a paired difference of shares | score, which holds when one model wins every difference | Tango 1998 |
 | test of a paired difference of shares | exact McNemar: binomial on the discordant items | McNemar 1947 |
 | interval of a mean loss per token | ratio estimator, rows as clusters | Cochran 1977, section 6 |
+| interval and test of graded scores | BCa bootstrap, sign flips | `resample` |
+| many suites at once | Holm's step-down | Holm 1979 |
 """
 
 import math
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+from luthier.evaluate.resample import bootstrap, permutation
 from luthier.types import Metric
 
 Z95 = NormalDist().inv_cdf(0.975)
@@ -29,6 +32,10 @@ class Difference(NamedTuple):
     high: float
     p_better: float
     """Chance of a difference at least this much better if there were none."""
+    p_worse: float
+    """Chance of a difference at least this much worse if there were none."""
+    discordant: float
+    """Share of items on which the two differ; for graded scores the mean squared difference, its counterpart."""
 
 
 def share(name: str, scores: Sequence[float]) -> Metric:
@@ -39,13 +46,21 @@ def share(name: str, scores: Sequence[float]) -> Metric:
     return Metric(name, value, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
+def mean_score(name: str, scores: Sequence[float]) -> Metric:
+    """The mean over items by the interval that fits the scores: Wilson for shares, the bootstrap for graded ones."""
+    if all(score in (0.0, 1.0) for score in scores):
+        return share(name, scores)
+    value, low, high = bootstrap(scores)
+    return Metric(name, value, low, high, len(scores))
+
+
 def mean_per_token(name: str, sums: Sequence[float], counts: Sequence[int]) -> Metric:
     """Summed losses over summed tokens; rows are drawn, not tokens, so the error is that of the ratio over rows."""
     total, n = sum(counts), len(sums)
     value = sum(sums) / total
     spread = sum((s - value * c) ** 2 for s, c in zip(sums, counts, strict=True))
     half = Z95 * math.sqrt(spread * n / max(1, n - 1)) / total
-    return Metric(name, value, value - half, value + half, n)
+    return Metric(name, value, value - half, value + half, n, lower_is_better=True)
 
 
 def paired_shares(before: Sequence[float], after: Sequence[float]) -> Difference:
@@ -54,7 +69,8 @@ def paired_shares(before: Sequence[float], after: Sequence[float]) -> Difference
     won = sum(b < a for b, a in zip(before, after, strict=True))
     lost = sum(b > a for b, a in zip(before, after, strict=True))
     low, high = score_bound(won, lost, n), -score_bound(lost, won, n)
-    return Difference((won - lost) / n, low, high, binomial_tail(won, won + lost))
+    both = won + lost
+    return Difference((won - lost) / n, low, high, binomial_tail(won, both), binomial_tail(lost, both), both / n)
 
 
 def score_bound(won: int, lost: int, n: int) -> float:
@@ -70,18 +86,39 @@ def score_bound(won: int, lost: int, n: int) -> float:
 
 
 def paired_means(before: Sequence[float], after: Sequence[float]) -> Difference:
-    """The mean of paired differences with a normal interval; for graded scores and losses per row."""
+    """The mean of paired differences with a normal interval; for losses per row, which have no bound."""
     gaps = [a - b for b, a in zip(before, after, strict=True)]
     n, value = len(gaps), sum(gaps) / len(gaps)
     error = math.sqrt(sum((g - value) ** 2 for g in gaps) / max(1, n - 1) / n)
+    # Without any spread there is either no difference at all or one beyond doubt.
     p_better = 1 - NormalDist().cdf(value / error) if error else float(value <= 0)
-    return Difference(value, value - Z_ONE_SIDED * error, value + Z_ONE_SIDED * error, p_better)
+    p_worse = NormalDist().cdf(value / error) if error else float(value >= 0)
+    square = sum(g * g for g in gaps) / n
+    return Difference(value, value - Z_ONE_SIDED * error, value + Z_ONE_SIDED * error, p_better, p_worse, square)
+
+
+def paired_graded(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """The mean of paired differences of graded scores: bounds by the bootstrap, chances by flipping signs."""
+    gaps = [a - b for b, a in zip(before, after, strict=True)]
+    value, low, high = bootstrap(gaps, confidence=0.90)  # two-sided 90 %: each bound holds at 95 %
+    better, worse = permutation(gaps)
+    return Difference(value, low, high, better, worse, sum(g * g for g in gaps) / len(gaps))
 
 
 def paired(before: Sequence[float], after: Sequence[float]) -> Difference:
     """The paired difference by the method that fits the scores."""
     binary = all(score in (0.0, 1.0) for scores in (before, after) for score in scores)
-    return paired_shares(before, after) if binary else paired_means(before, after)
+    return paired_shares(before, after) if binary else paired_graded(before, after)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that the chance of any false alarm among them stays at the level of one (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = worst
+    return adjusted
 
 
 def binomial_tail(k: int, n: int) -> float:
@@ -98,3 +135,9 @@ def items_needed(gap: float, discordant: float) -> int:
     """
     power = NormalDist().inv_cdf(0.8)
     return math.ceil((Z_ONE_SIDED + power) ** 2 * max(discordant, gap) / gap**2) if gap > 0 else 0
+
+
+def detectable(discordant: float, n: int) -> float:
+    """The drop that a one-sided 5 % test on n paired items sees in 80 of 100 cases: the minimum detectable effect."""
+    power = NormalDist().inv_cdf(0.8)
+    return min(1.0, (Z_ONE_SIDED + power) * math.sqrt(discordant / n)) if n else 1.0

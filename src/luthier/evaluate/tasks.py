@@ -1,35 +1,27 @@
-"""Tasks: items with a prompt and an expected answer, and the scorer that compares."""
+"""Which tasks a recipe means: scorers on the validation answers, files, published suites.
+
+A suite is named by what comes with Luthier (`ukulele-skills`), by a file (`questions.jsonl`, `task.yaml`), or by a
+published format and where it lies (`mmlu:PATH`). Adding a format is a loader and a line in `FORMATS`.
+"""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from luthier.errors import DataError, RecipeError
-from luthier.evaluate.scorers import SCORERS, exact_match
+from luthier.evaluate.items import Item, Role, Task
+from luthier.evaluate.scorers import SCORERS, exact_match, find_scorer
+from luthier.evaluate.summaries import corpus_bleu, means
+from luthier.evaluate.taskfile import check_ids, read_task
 from luthier.models.base import ukulele_file
 from luthier.types import Example, Message
 
+Loader = Callable[[Path, str], list[Task]]
+"""From a file or folder and the suite's name to its tasks."""
+
 SUITES = {"ukulele-skills": "skills.jsonl"}
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question of a task."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    expected: str
-    group: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Items and how their answers are scored."""
-
-    name: str
-    items: tuple[Item, ...]
-    score: Callable[[str, str], float]
+FORMATS: dict[str, Loader] = {}
 
 
 def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task:
@@ -39,11 +31,7 @@ def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task
         RecipeError: there is no such scorer.
         DataError: no validation row is a conversation.
     """
-    if scorer not in SCORERS:
-        known = ", ".join(SCORERS)
-        raise RecipeError(
-            f"there is no task '{scorer}'; known: {known}", where="evaluate.tasks", fix="choose from these"
-        )
+    score = find_scorer(scorer)
     items = tuple(
         Item(example.where, example.messages[:-1], example.messages[-1].content)
         for example in examples
@@ -55,27 +43,61 @@ def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task
             where=f"task {scorer}",
             fix="evaluate.tasks=[] measures the validation loss alone",
         )
-    return Task(scorer, items[:most], SCORERS[scorer])
+    return Task(
+        scorer, items[:most], score, summarise=corpus_bleu if scorer == "bleu" else means, scoring=f"generate {scorer}"
+    )
 
 
-def suite(name: str, folder: Path) -> Task:
-    """A retention suite: one that comes with Luthier, or a .jsonl file of {"prompt", "answer"} and optionally "skill".
+def find_tasks(names: Iterable[str], folder: Path, role: Role) -> list[Task]:
+    """The suites of these names.
+
+    Args:
+        names: as the recipe gives them.
+        folder: the recipe's folder, where relative paths are looked for first.
+        role: what the suites are for.
 
     Raises:
-        RecipeError: there is neither.
-        DataError: a line of the file is not such an object, or it has none.
+        RecipeError: there is no such suite or file.
+        DataError: a file is not what its name says.
     """
+    found = []
+    for name in names:
+        kind, path = _resolve(name, folder, role)
+        loaded = FORMATS[kind](path, name) if kind in FORMATS else _own(name, path, role)
+        found += [replace(task, role=role) for task in loaded]
+    return found
+
+
+def suite_file(name: str, folder: Path) -> Path | None:
+    """The file or folder a suite is read from: with Luthier, in the recipe's folder, or in the working folder."""
+    if name in SUITES:
+        return ukulele_file(SUITES[name])
+    kind, _, rest = name.partition(":")
+    given = rest if kind in FORMATS and rest else name
+    return next((path for path in (folder / given, Path(given)) if path.is_file() or path.is_dir()), None)
+
+
+def _resolve(name: str, folder: Path, role: Role) -> tuple[str, Path]:
+    """The format and the place of a suite."""
     path = suite_file(name, folder)
     if path is None:
-        known = ", ".join(SUITES)
+        known = ", ".join([*SUITES, *(f"{kind}:PATH" for kind in FORMATS)])
         raise RecipeError(
-            f"there is no suite and no file '{name}'; suites: {known}", where="evaluate.retention", fix="check the path"
+            f"there is no suite and no file '{name}'; suites: {known}", where=f"evaluate.{role}", fix="check the path"
         )
+    return name.partition(":")[0] if name not in SUITES else "", path
+
+
+def _own(name: str, path: Path, role: Role) -> list[Task]:
+    """A suite of {"prompt", "answer"} lines, or a task in YAML."""
+    if path.suffix in (".yaml", ".yml"):
+        return [read_task(path, role)]
     with path.open("rb") as file:
-        items = [_suite_item(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
+        items = tuple(_suite_item(line, path, number) for number, line in enumerate(file, 1) if line.strip())
     if not items:
         raise DataError("no questions: the file holds nothing", where=str(path), fix="add lines or remove the suite")
-    return Task(name, tuple(items), exact_match)
+    check_ids(items, str(path))
+    return [Task(name, items, exact_match, scoring="generate exact_match", summarise=means)]
 
 
 def _suite_item(line: bytes, path: Path, number: int) -> Item:
@@ -94,7 +116,14 @@ def _suite_item(line: bytes, path: Path, number: int) -> Item:
     return item
 
 
-def suite_file(name: str, folder: Path) -> Path | None:
-    """Where a suite lies: with Luthier, in the recipe's folder, or in the working folder."""
-    candidates = [folder / name, Path(name)] if name not in SUITES else [ukulele_file(SUITES[name])]
-    return next((path for path in candidates if path.is_file()), None)
+def own_tasks(names: Iterable[str], examples: Sequence[Example], folder: Path, most: int) -> list[Task]:
+    """The tasks of the recipe: a scorer's name asks the validation prompts, anything else is a suite."""
+    found = []
+    for name in names:
+        if name in SCORERS:
+            found.append(validation_task(name, examples, most))
+        elif suite_file(name, folder) is None and ":" not in name and "." not in name:
+            find_scorer(name)  # says which there are
+        else:
+            found += find_tasks([name], folder, "task")
+    return found

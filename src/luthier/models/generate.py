@@ -1,12 +1,20 @@
-"""Greedy answers in batches, rows of like length together."""
+"""Answers in batches, greedy or drawn: rows of like length together, a common beginning read once."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from luthier.models.tuning import causal_model
 from luthier.text.tokenizer import Tokenizer
+
+LOOK_EVERY = 8
+"""Tokens between two looks for a text that ends an answer."""
+WORTH_SHARING = 16
+"""A common beginning shorter than this is read with each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,23 @@ class Generated:
     stopped: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen: the likeliest at temperature 0, else drawn from the nucleus `top_p`.
+
+    `seeds` has one number a prompt: an answer depends on its own alone, not on who else is in the batch.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seeds: Sequence[int] = ()
+    stop_texts: Sequence[str] = ()
+    """Texts that end an answer; what follows is cut off."""
+
+
+GREEDY = Sampling()
+
+
 @torch.no_grad()
 def generate(
     model: Any,
@@ -27,9 +52,10 @@ def generate(
     stop: Sequence[int],
     max_new_tokens: int,
     batch_tokens: int = 8192,
+    sampling: Sampling = GREEDY,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Generated]:
-    """Greedy answers to tokenised prompts, in their order.
+    """Answers to tokenised prompts, in their order.
 
     Args:
         model: a causal language model of transformers, or PEFT's wrapper around one; left in evaluation mode.
@@ -38,31 +64,77 @@ def generate(
         stop: ids that end an answer.
         max_new_tokens: longest answer.
         batch_tokens: prompt tokens, padding included, that are answered together.
+        sampling: greedy unless given.
         progress: called with the number of prompts just answered.
     """
     model.eval()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
     answers: list[Generated | None] = [None] * len(prompts)
-    for group in _groups(prompts, batch_tokens, max_new_tokens):
-        written = _greedy(model, [prompts[i] for i in group], pad, frozenset(stop), max_new_tokens)
+    shared = _common(prompts) if len(prompts) > 1 and _can_share(causal_model(model)) else 0
+    beginning = _read(model, prompts[0][:shared]) if shared else None
+    room = max_new_tokens + shared // 4  # what is shared costs memory, but no reading
+    for group in _groups([p[shared:] for p in prompts], batch_tokens, room):
+        draws = [np.random.default_rng(sampling.seeds[i]) for i in group] if sampling.temperature else []
+        batch = _Batch([prompts[i] for i in group], shared, beginning, pad, draws)
+        written = _write(model, tokenizer, batch, frozenset(stop), max_new_tokens, sampling)
         for i, ids in zip(group, written, strict=True):
             stopped = bool(ids) and ids[-1] in stop
             kept = ids[:-1] if stopped else ids
-            answers[i] = Generated(kept, tokenizer.decode(kept), stopped)
+            text = tokenizer.decode(kept)
+            if cuts := [at for end in sampling.stop_texts if (at := text.find(end)) >= 0]:
+                text, stopped = text[: min(cuts)], True
+            answers[i] = Generated(kept, text, stopped)
         progress(len(group))
     return [answer for answer in answers if answer is not None]
 
 
-def _greedy(model: Any, prompts: list[list[int]], pad: int, stop: frozenset[int], room: int) -> list[list[int]]:
-    """The most likely token again and again, padded on the left; rows that have stopped leave the batch."""
+@dataclass(slots=True)
+class _Batch:
+    """Prompts answered together; the first `shared` tokens of each lie in the cache `beginning` already."""
+
+    prompts: list[list[int]]
+    shared: int
+    beginning: Any
+    pad: int
+    draws: list[np.random.Generator]
+
+
+def _common(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with, one less than the shortest has; 0 when too few to be worth it."""
+    first, last = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    same = min(same, most)
+    return same if same >= WORTH_SHARING else 0
+
+
+def _can_share(model: Any) -> bool:
+    """Padding lies between the common beginning and the rest; where attention counts places back, that would show."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+
+def _read(model: Any, ids: list[int]) -> Any:
+    """The cache after reading the common beginning once."""
     place = next(model.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=place)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=place)
-    written: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
-    cache = None
-    for _ in range(room):
+    return model(input_ids=torch.tensor([ids], device=place), use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _write(
+    model: Any, tokenizer: Tokenizer, batch: _Batch, stop: frozenset[int], room: int, sampling: Sampling
+) -> list[list[int]]:
+    """Token after token, padded on the left; rows that have stopped leave the batch."""
+    place = next(model.parameters()).device
+    rest = [p[batch.shared :] for p in batch.prompts]
+    width = max(map(len, rest))
+    ids = torch.tensor([[batch.pad] * (width - len(p)) + p for p in rest], device=place)
+    seen = [[1] * batch.shared + [0] * (width - len(p)) + [1] * len(p) for p in rest]
+    mask = torch.tensor(seen, device=place)
+    written: list[list[int]] = [[] for _ in rest]
+    rows = list(range(len(rest)))
+    cache = _copies(batch.beginning, len(rest))
+    for step in range(room):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = model(
             input_ids=ids,
@@ -73,10 +145,15 @@ def _greedy(model: Any, prompts: list[list[int]], pad: int, stop: frozenset[int]
             logits_to_keep=1,
         )
         cache = out.past_key_values
-        following = out.logits[:, -1].argmax(-1)
+        following = _choose(out.logits[:, -1], sampling, [batch.draws[row] for row in rows] if batch.draws else [])
         for row, token in zip(rows, following.tolist(), strict=True):
             written[row].append(token)
-        live = [k for k, row in enumerate(rows) if written[row][-1] not in stop]
+        look = bool(sampling.stop_texts) and step % LOOK_EVERY == LOOK_EVERY - 1
+        live = [
+            k
+            for k, row in enumerate(rows)
+            if written[row][-1] not in stop and not (look and _ends(tokenizer, written[row], sampling.stop_texts))
+        ]
         if not live:
             break
         if len(live) < len(rows) and hasattr(cache, "batch_select_indices"):
@@ -86,6 +163,34 @@ def _greedy(model: Any, prompts: list[list[int]], pad: int, stop: frozenset[int]
         ids = following[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return [_until_stop(ids_of_row, stop) for ids_of_row in written]
+
+
+def _copies(cache: Any, count: int) -> Any:
+    """The cache of one row, for a whole batch; the original stays for the next batch."""
+    if cache is None:
+        return None
+    copy = deepcopy(cache)
+    copy.batch_repeat_interleave(count)
+    return copy
+
+
+def _choose(logits: torch.Tensor, sampling: Sampling, draws: Sequence[np.random.Generator]) -> torch.Tensor:
+    """The next token of each row [rows]: the likeliest, or one drawn by inverting the nucleus's distribution."""
+    if not sampling.temperature:
+        return logits.argmax(-1)
+    shares, order = torch.softmax(logits.double() / sampling.temperature, dim=-1).sort(dim=-1, descending=True)
+    sums = shares.cumsum(-1)
+    # The nucleus: the fewest likeliest tokens that reach top_p, the one that reaches it included.
+    inside = torch.cat([torch.zeros_like(sums[:, :1]), sums[:, :-1]], dim=-1) < sampling.top_p
+    mass = (shares * inside).sum(-1, keepdim=True)
+    drawn = torch.tensor([[draw.random()] for draw in draws], dtype=sums.dtype, device=sums.device)
+    place = (sums < drawn * mass).sum(-1, keepdim=True).clamp(max=inside.sum(-1, keepdim=True) - 1)
+    return order.gather(-1, place)[:, 0]
+
+
+def _ends(tokenizer: Tokenizer, ids: list[int], texts: Sequence[str]) -> bool:
+    text = tokenizer.decode(ids)
+    return any(end in text for end in texts)
 
 
 def _until_stop(ids: list[int], stop: frozenset[int]) -> list[int]:

@@ -7,7 +7,7 @@ does not. Rooms with torch in them are imported when a stage runs, so that a run
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,34 +87,28 @@ def _tuning(work: Work) -> Tuning:
     return tuning
 
 
-def _evaluate(work: Work, model: Any, out: Path) -> None:
+def _evaluate(work: Work, model: Any, name: str, out: Path) -> None:
+    from luthier.evaluate.asking import Candidate
+    from luthier.evaluate.cache import Memory
     from luthier.evaluate.runner import evaluate
-    from luthier.evaluate.tasks import suite, validation_task
+    from luthier.evaluate.tasks import find_tasks, own_tasks
 
-    dataset = work.artifacts["dataset"]
+    dataset, asked = work.artifacts["dataset"], work.recipe.evaluate
     examples = _examples(dataset.path("validation.jsonl"))
-    most = work.recipe.evaluate.max_items
-    tasks = [validation_task(name, examples, most) for name in work.tasks(work.conversations)]
-    suites = [suite(name, work.run.home) for name in work.retention]
-    total, done = sum(len(task.items) for task in (*tasks, *suites)), 0
+    tasks = own_tasks(work.tasks(work.conversations), examples, work.run.home, asked.max_items)
+    tasks += find_tasks(work.retention, work.run.home, "retention")
+    if asked.max_new_tokens is not None:
+        tasks = [replace(task, decoding=replace(task.decoding, max_new_tokens=asked.max_new_tokens)) for task in tasks]
+    total, done = sum(len(task.items) * task.decoding.samples for task in tasks), 0
 
     def progress(n: int) -> None:
         nonlocal done
         done += n
         work.watch.progress(done, total, "answers")
 
-    evaluate(
-        model,
-        work.tokenizer,
-        tasks,
-        suites,
-        load_rows(dataset.path("validation.safetensors")),
-        out,
-        stop=work.stop,
-        max_new_tokens=_room(work, [item.expected for task in (*tasks, *suites) for item in task.items]),
-        packed=_plan(work)["packing"],
-        progress=progress,
-    )
+    memory = Memory(work.store.root / "answers", f"{work.base_identity} {name} {_plan(work)['dtype']}")
+    candidate = Candidate(model, work.tokenizer, work.stop, _plan(work)["packing"], memory)
+    evaluate(candidate, tasks, load_rows(dataset.path("validation.safetensors")), out, progress=progress)
 
 
 def _examples(path: Path) -> list[Example]:
@@ -131,7 +125,7 @@ def _room(work: Work, expected: list[str]) -> int:
 def _make_baseline(work: Work, out: Path) -> None:
     from luthier.models.load import load_model
 
-    _evaluate(work, load_model(work.base, _plan(work)["dtype"]), out)
+    _evaluate(work, load_model(work.base, _plan(work)["dtype"]), "base", out)
 
 
 def _model_settings(work: Work) -> dict[str, Any]:
@@ -161,7 +155,7 @@ def _make_evaluation(work: Work, out: Path) -> None:
     from luthier.models.tuned import load_tuned
 
     model = load_tuned(work.base, work.artifacts["model"].folder, _tuning(work), _plan(work)["dtype"])
-    _evaluate(work, model, out)
+    _evaluate(work, model, work.artifacts["model"].sha256, out)
 
 
 def _gate_settings(work: Work) -> dict[str, Any]:

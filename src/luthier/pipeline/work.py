@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from luthier.artifact import Artifact, Store, file_digest
+from luthier.artifact import Artifact, Store, digest, file_digest
 from luthier.data.read import resolve
 from luthier.errors import DataError
 from luthier.evaluate.tasks import suite_file
@@ -102,8 +102,9 @@ class Work:
             path = ukulele_file("replay.jsonl") if replay.path == UKULELE else resolve(replay.path, self.run.home)
             found[f"replay: {replay.path}"] = _digest(path, replay.path)
         for suite in self.retention:
-            if found_suite := suite_file(suite, self.run.home):
-                found[f"retention: {suite}"] = _digest(found_suite, suite)
+            if place := suite_file(suite, self.run.home):
+                files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+                found[f"retention: {suite}"] = digest([_digest(path, suite) for path in files])
         return found
 
     @property

@@ -11,12 +11,13 @@ class Evaluate(Section):
     """Tasks, asked of the base and of the tuned model, on the same prompts."""
 
     tasks: list[str] | None = None
-    """Scorers for the answers to the validation prompts: `exact_match`, `final_number`. When not given: `exact_match`
-    for conversations, none for plain text."""
+    """Scorers for the answers to the validation prompts: `exact_match`, `squad_em`, `f1`, `final_number`, `number`,
+    `contains`, `regex`, `json_equal`, `rouge`, `bleu`; or tasks of your own, `task.yaml` (see docs/evaluation.md). When
+    not given: `exact_match` for conversations, none for plain text."""
     retention: list[str] | None = None
-    """Suites that should not get worse: `ukulele-skills`, or a .jsonl file of {"prompt", "answer"}. When not given:
-    `ukulele-skills` for the bundled base, none for others."""
+    """Suites that should not get worse: `ukulele-skills`, a .jsonl file of {"prompt", "answer"}, or a task of your own
+    in YAML. When not given: `ukulele-skills` for the bundled base, none for others."""
     max_items: Annotated[int, Field(ge=1)] = 200
     """Most validation prompts to answer. All validation rows count for the loss."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Longest answer; a quarter longer than the longest expected one when not given."""
+    """Longest answer of every task; a quarter longer than a task's longest expected one when not given."""

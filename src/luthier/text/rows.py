@@ -8,6 +8,7 @@ rejected one's is the margin. Rows of which nothing is said have the rating 0, a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ def save_rows(path: Path, rows: Sequence[TrainingRow], ratings: Sequence[float] 
         Missing: the disk is full or cannot be written.
     """
     packed = gather(rows, ratings)
-    tensors = {"ids": packed.ids, "trained": packed.trained, "starts": packed.starts}
+    tensors: dict[str, npt.NDArray[Any]] = {"ids": packed.ids, "trained": packed.trained, "starts": packed.starts}
     if packed.ratings is not None:
         tensors["ratings"] = packed.ratings
     try:

@@ -13,6 +13,7 @@ from luthier.evaluate.metrics import (
     items_needed,
     mean_per_token,
     paired,
+    paired_graded,
     paired_means,
     paired_shares,
     share,
@@ -90,7 +91,7 @@ def test_a_test_of_no_difference_passes_in_five_of_hundred() -> None:
 
 def test_graded_scores_take_the_mean_and_binary_ones_the_exact_test() -> None:
     assert paired([0.0, 1.0], [1.0, 1.0]) == paired_shares([0.0, 1.0], [1.0, 1.0])
-    assert paired([0.0, 0.5], [1.0, 1.0]) == paired_means([0.0, 0.5], [1.0, 1.0])
+    assert paired([0.0, 0.5], [1.0, 1.0]) == paired_graded([0.0, 0.5], [1.0, 1.0])
 
 
 def test_equal_pairs_differ_by_nothing() -> None:

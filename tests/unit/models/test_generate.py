@@ -1,8 +1,9 @@
-"""Greedy answers are transformers' own, whatever else is in the batch."""
+"""Greedy answers are transformers' own, drawn ones have its chances, whatever else is in the batch."""
 
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import llama, of_config, sizes, tokenizer
 
-from luthier.models.generate import generate
+from luthier.models.generate import Sampling, generate
 
 ROOM = 12
 PROMPTS = st.lists(st.lists(st.integers(5, 319), min_size=1, max_size=24), min_size=1, max_size=6)
@@ -59,3 +60,60 @@ def test_answers_are_those_of_transformers_one_by_one(
 def test_no_prompts_and_no_room() -> None:
     assert generate(model("llama"), tokenizer(), [], stop=[4], max_new_tokens=3) == []
     assert generate(model("llama"), tokenizer(), [[5, 6]], stop=[4], max_new_tokens=0)[0].ids == []
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
+@settings(max_examples=8)
+@given(prompts=PROMPTS, common=st.lists(st.integers(5, 319), min_size=17, max_size=40))
+def test_a_common_beginning_changes_no_answer(name: str, prompts: list[list[int]], common: list[int]) -> None:
+    prompts = [common + prompt for prompt in prompts]
+    answers = generate(model(name), tokenizer(), prompts, stop=[4, 5, 6, 7], max_new_tokens=ROOM, batch_tokens=200)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        expected = theirs(name, prompt, [4, 5, 6, 7])
+        assert answer.ids == (expected[:-1] if answer.stopped else expected)
+
+
+def test_drawn_tokens_have_the_chances_of_the_nucleus() -> None:
+    prompt, temperature, top_p = [5, 9, 33], 1.4, 0.6
+    with torch.no_grad():
+        logits = model("llama")(torch.tensor([prompt])).logits[0, -1].double()
+    shares, order = torch.softmax(logits / temperature, 0).sort(descending=True)
+    inside = int((shares.cumsum(0) < top_p).sum()) + 1
+    expected = {int(i): float(p / shares[:inside].sum()) for i, p in zip(order[:inside], shares, strict=False)}
+    drawn = Sampling(temperature, top_p, seeds=range(3000))
+    found = [
+        a.ids[0]
+        for a in generate(model("llama"), tokenizer(), [prompt] * 3000, stop=[400], max_new_tokens=1, sampling=drawn)
+    ]
+    assert set(found) <= set(expected)
+    for token, share in list(expected.items())[:5]:
+        assert abs(np.mean([f == token for f in found]) - share) < 4.5 * np.sqrt(share * (1 - share) / 3000)
+
+
+def test_a_drawn_answer_depends_on_its_seed_alone() -> None:
+    prompts = [[5 + i, 9, 33] for i in range(6)]
+    seeds = [7 * i for i in range(6)]
+    together = generate(
+        model("llama"), tokenizer(), prompts, stop=[4], max_new_tokens=8, sampling=Sampling(1.0, 0.9, seeds)
+    )
+    for i in range(6):
+        alone = generate(
+            model("llama"),
+            tokenizer(),
+            [prompts[i]],
+            stop=[4],
+            max_new_tokens=8,
+            sampling=Sampling(1.0, 0.9, [seeds[i]]),
+        )
+        assert alone[0].ids == together[i].ids
+
+
+def test_a_text_ends_an_answer_and_is_cut_off() -> None:
+    free = generate(model("llama"), tokenizer(), [[5, 9]], stop=[400], max_new_tokens=40)[0]
+    end = free.text[6:8]
+    cut = generate(
+        model("llama"), tokenizer(), [[5, 9]], stop=[400], max_new_tokens=40, sampling=Sampling(stop_texts=[end])
+    )[0]
+    assert cut.text == free.text[: free.text.find(end)]
+    assert cut.stopped
+    assert len(cut.ids) < 40

@@ -1,0 +1,63 @@
+"""From what was said to scored answers: apart from asking, so that stored outputs can be marked without a model."""
+
+import math
+from collections.abc import Sequence
+
+from luthier.evaluate.cache import Said
+from luthier.evaluate.items import Item, Task
+from luthier.evaluate.summaries import lower, means
+from luthier.types import Answer, Metric, Score
+
+TOO_LONG = {"too_long": True}
+"""Said of a prompt for which the model's window has no room: it was not asked, and nothing was cut."""
+
+
+def mark(task: Task, items: Sequence[Item], said: Sequence[Sequence[Said]]) -> list[Answer]:
+    """The answers of a task, scored: for each item as many as there are samples."""
+    return [_answer(task, item, row, k) for item, rows in zip(items, said, strict=True) for k, row in enumerate(rows)]
+
+
+def _answer(task: Task, item: Item, said: Said, sample: int) -> Answer:
+    if said.get("too_long"):
+        score = Score(0.0, "failed")
+        return Answer(item.id, item.asked, item.expected, "", 0.0, False, item.group, score.outcome, sample=sample)
+    if task.kind == "choose":
+        return _chosen(item, said["logprobs"])
+    if task.kind == "likelihood":
+        nats, tokens = float(said["nats"]), int(said["tokens"])
+        parts = {"nats": nats, "tokens": float(tokens), "bytes": float(said["bytes"])}
+        return Answer(item.id, item.asked, item.expected, "", -nats / max(1, tokens), True, item.group, parts=parts)
+    score = task.score(said["text"], item)
+    return Answer(
+        item=item.id,
+        prompt=item.asked,
+        expected=item.expected,
+        answer=said["text"],
+        score=score.value,
+        stopped=said["stopped"],
+        group=item.group,
+        outcome=score.outcome,
+        parts=dict(score.parts),
+        tokens=said["tokens"],
+        sample=sample,
+    )
+
+
+def _chosen(item: Item, logprobs: Sequence[float]) -> Answer:
+    """The likeliest choice; `acc_norm` weighs each by its length in characters, as lm-evaluation-harness does."""
+    right = item.choices.index(item.expected)
+    best = max(range(len(logprobs)), key=lambda k: logprobs[k])
+    per_sign = [x / max(1, len(choice)) for x, choice in zip(logprobs, item.choices, strict=True)]
+    normed = max(range(len(per_sign)), key=lambda k: per_sign[k])
+    total = math.log(sum(math.exp(x - max(logprobs)) for x in logprobs)) + max(logprobs)
+    parts = {"acc_norm": float(normed == right), "share": math.exp(logprobs[right] - total)}
+    said = item.choices[best]
+    return Answer(item.id, item.asked, item.expected, said, float(best == right), True, item.group, parts=parts)
+
+
+def summarise(task: Task, answers: Sequence[Answer]) -> list[Metric]:
+    """The metrics of a task."""
+    return (task.summarise or means)(task.name, answers)
+
+
+__all__ = ["TOO_LONG", "lower", "mark", "summarise"]
