@@ -5,6 +5,7 @@ done, so equal work is found again. The *sha256* is the hash of the content. The
 and renamed when it is whole, so a folder without the suffix is always complete; a `.partial` folder may be resumed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -178,9 +179,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)  # gone already when all went well
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, None)
+"""What a full disk says; libraries that write for us give a text and no number."""
+
+
 def disk_error(path: Path, error: OSError) -> Missing:
-    """The error for a disk that is full, read-only or refuses us; names the place and the free space there."""
+    """The error for a disk that is full, read-only or refuses us; names the place, and the free space if that is it."""
     reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno not in FULL:
+        fix = "choose another folder, for a run with --runs FOLDER"
+        return Missing(f"cannot write: {reason}", where=str(path), fix=fix)
     home = next((p for p in (path, *path.parents) if p.exists()), Path())
     free = shutil.disk_usage(home).free / 1e9
     return Missing(

@@ -180,5 +180,7 @@ def find_run(name: str, root: Path) -> Run:
         raise RecipeError(
             f"'{name}' fits {len(matching)} runs: {fitting}", where=str(root), fix="give more of the name"
         )
-    known = ", ".join(folder.name for folder in folders[:5]) or "none yet"
+    if not folders:
+        raise RecipeError("there are no runs here yet", where=str(root), fix="luthier run, or name the folder of a run")
+    known = ", ".join(folder.name for folder in folders[:5])
     raise RecipeError(f"there is no run '{name}'; runs here: {known}", where=str(root), fix="luthier runs lists them")

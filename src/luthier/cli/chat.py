@@ -1,12 +1,16 @@
 """`luthier chat`: talk to a run's model."""
 
+import io
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from luthier.cli.console import RUNS, AsJson, RunName, Runs, console, document, put
+
+HELP = "/new starts over, Ctrl-C stops an answer, /bye or Ctrl-D leaves"
 
 
 def chat(
@@ -16,8 +20,8 @@ def chat(
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Talk to the released model, or to the tuned one where nothing is released."""
-    from luthier.errors import RecipeError
+    """Talk to a run's model. The released one, or the tuned one where nothing is released."""
+    from luthier.errors import DataError, RecipeError
     from luthier.pipeline.conversation import Conversation
     from luthier.runs import find_run
 
@@ -32,25 +36,43 @@ def chat(
         else:
             print(answer.text)
         return
-    screen = console(out=True)
-    screen.print(f"[dim]{talk.what}: {talk.folder}\nan empty line or Ctrl-D leaves, /new starts over[/]")
+    aside = console()
+    if sys.stdin.isatty():
+        aside.print(f"{talk.what}: {talk.folder}\n{HELP}", style="dim")
     for line in _lines():
         if line == "/new":
             talk.forget()
             continue
-        answer = talk.ask(line)
-        print(answer.text)
+        try:
+            answer = talk.ask(line, lambda piece: print(piece, end="", flush=True))
+        except DataError as error:
+            aside.print(f"{error.what}; {error.fix}", style="yellow")
+            continue
+        except KeyboardInterrupt:
+            print()
+            aside.print("stopped; this question and its answer are forgotten", style="dim")
+            continue
+        print()
         if not answer.stopped:
-            screen.print("[yellow]the answer was cut: the model did not end it[/]")
+            aside.print("the answer was cut: the model did not end it", style="yellow")
 
 
 def _lines() -> Iterator[str]:
-    """What the user types, until an empty line or the end of the input."""
+    """What the user types or a pipe brings, without blank lines, until its end."""
+    talking = sys.stdin.isatty()
+    if talking:
+        with suppress(ImportError):  # arrows and history, where Python has them
+            import readline  # noqa: F401
+    elif isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
+            line = input("> " if talking else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            if talking:
+                print()
             return
-        if not line:
+        if line == "/bye":
             return
-        yield line
+        if line:
+            yield line

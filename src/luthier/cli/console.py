@@ -23,7 +23,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Settings such as training.epochs=5.", show_default=False, metavar="[KEY=VALUE]..."),
+    typer.Argument(help="Settings such as training.epochs=5.", show_default=False, metavar="KEY=VALUE"),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.", metavar="FOLDER")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -33,13 +33,16 @@ WIDE = 200
 
 
 def console(*, out: bool = False) -> "Console":
-    """The terminal: standard error for what happens, standard output for results."""
+    """The terminal: standard error for what happens, standard output for results.
+
+    Text is shown as it is: what looks like Rich's markup in a path or a row is none. Colour comes from `style`.
+    """
     from rich.console import Console
 
     stream = sys.stdout if out else sys.stderr
     # A file or a pipe has no width: nothing is cut or wrapped there.
     width = None if stream.isatty() else WIDE
-    return Console(stderr=not out, highlight=False, soft_wrap=width is not None, width=width)
+    return Console(stderr=not out, highlight=False, markup=False, soft_wrap=width is not None, width=width)
 
 
 def say_error(error: LuthierError, *, json_wanted: bool) -> None:
@@ -159,12 +162,19 @@ class Screen:
         self.reused += reused
         self.made += not reused
         if not self._quiet:
-            text = "up to date" if reused else f"done in {seconds:.1f} s"
-            self._console.print(f"[green]ok[/] {name:<10} {text}" if not reused else f"[dim]ok {name:<10} {text}[/]")
+            if reused:
+                self._console.print(f"ok {name:<10} up to date", style="dim")
+            else:
+                self._marked("ok", "green", f"{name:<10} done in {seconds:.1f} s")
 
     def warn(self, message: str) -> None:
         """Something the user should know."""
-        self._console.print(f"[yellow]warning[/] {message}")
+        self._marked("warning", "yellow", message)
+
+    def _marked(self, mark: str, style: str, text: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(mark, style) + Text(f" {text}"))
 
     def _close(self) -> None:
         if self._bar is not None:

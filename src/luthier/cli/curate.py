@@ -4,7 +4,7 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 
 def curate(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Read the rows, give every one a fate, and split them."""
+    """Read the rows, give each a fate, and split them."""
     run, _ = work(recipe, overrides, runs, "dataset", as_json=as_json)
     facts = run.artifact("dataset").json("facts.json")
     if as_json:

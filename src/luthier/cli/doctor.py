@@ -4,15 +4,19 @@ import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from luthier.cli.console import AsJson, console, put
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 CORE = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "pydantic")
 EXTRAS = {"bitsandbytes": ("tuning qlora (4-bit base)", "pip install 'luthier[qlora]'")}
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Look at this machine: packages, hardware, and what each missing part would be good for."""
+    """Look at this machine: packages and hardware. What is missing comes with what it is good for."""
     from luthier.models.base import ukulele_file
     from luthier.plan import find_hardware
 
@@ -51,15 +55,10 @@ def _tell(packages: dict[str, str | None], hardware: object, base: bool, free: i
     screen.print(f"luthier {_version('luthier') or 'from source'}, Python {platform.python_version()}, {sys.platform}")
     screen.print(f"machine: {hardware}, {free / 1e9:.0f} GB free here")
     for name in CORE:
-        found = packages[name]
-        mark = "[green]ok[/]" if found else "[red]missing[/]"
-        screen.print(f"  {mark} {name} {found or '-> pip install luthier'}")
+        screen.print(_line(packages[name], "missing", "red", name, "-> pip install luthier"))
     for name, (purpose, install) in EXTRAS.items():
-        found = packages[name]
-        screen.print(
-            f"  [green]ok[/] {name} {found}" if found else f"  [yellow]--[/] {name}: for {purpose} -> {install}"
-        )
-    screen.print(f"  {'[green]ok[/]' if base else '[red]missing[/]'} bundled base ukulele")
+        screen.print(_line(packages[name], "--", "yellow", name, f"for {purpose} -> {install}"))
+    screen.print(_line("2.9 M parameters" if base else None, "missing", "red", "ukulele", "-> pip install luthier"))
     gpus = getattr(hardware, "gpus", ())
     if gpus:
         screen.print("training: full, lora, qlora on the GPU in bfloat16")
@@ -67,6 +66,13 @@ def _tell(packages: dict[str, str | None], hardware: object, base: bool, free: i
         screen.print(
             "training: full, lora, qlora on the CPU in float32; small models only (4 bits save memory, not time)"
         )
+
+
+def _line(found: str | None, lacking: str, tone: str, name: str, advice: str) -> "Text":
+    from rich.text import Text
+
+    mark, style, rest = ("ok", "green", found) if found else (lacking, tone, advice)
+    return Text("  ") + Text(f"{mark:<8}", style) + Text(f"{name:<14} {rest}")
 
 
 def _version(package: str) -> str | None:

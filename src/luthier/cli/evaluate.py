@@ -4,7 +4,7 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 
 def evaluate(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Measure the base and the tuned model on the same prompts."""
+    """Measure base and tuned model on the same prompts."""
     run, _ = work(recipe, overrides, runs, "evaluation", as_json=as_json)
     if as_json:
         put(document(run))

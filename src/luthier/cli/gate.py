@@ -4,7 +4,7 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 
 def gate(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Decide by the rules whether the tuned model may be released; exit code 4 unless it may."""
+    """Decide whether the tuned model may be released. By the rules of the recipe; exit code 4 unless it may."""
     from luthier.pipeline import require_pass
 
     run, _ = work(recipe, overrides, runs, "verdict", as_json=as_json)

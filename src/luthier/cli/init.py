@@ -12,7 +12,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write the embedded recipe and its rows into a folder, to be edited; nothing is overwritten."""
+    """Write a recipe with its rows, to be edited. Nothing is overwritten."""
     from luthier.artifact import make_folder, write_bytes
     from luthier.errors import RecipeError
     from luthier.pipeline import default_recipe

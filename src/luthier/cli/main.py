@@ -38,18 +38,31 @@ def main() -> NoReturn:
     """Run the command line and leave with the exit code of `luthier.errors`."""
     from luthier.errors import Interrupted, LuthierError
 
+    # Threads that wait for others must not spin: where another program wants the cores, too, training on a CPU would
+    # run at a third of its speed. It counts only until torch is loaded, and whoever has set it knows better.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except LuthierError as error:
         _leave(error)
     except UsageError as error:
         _leave(_usage(error))
     except (KeyboardInterrupt, typer.Abort):
         _leave(Interrupted("stopped", fix="run the same command to go on"))
-    except BrokenPipeError:  # whoever reads, `head` for example, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        _has_enough()
+    except SystemExit as left:  # Typer's form of a broken pipe
+        if isinstance(left.__context__, BrokenPipeError):
+            _has_enough()
+        raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _has_enough() -> NoReturn:
+    """Leave in peace: whoever reads our output, `head` for example, has enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _leave(error: "LuthierError") -> NoReturn:

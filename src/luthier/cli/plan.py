@@ -27,7 +27,7 @@ def plan(
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Leave nothing behind: no run, no artifacts.")] = False,
 ) -> None:
-    """Decide method, rates and sizes from rows, model and hardware, with the reasons; nothing is trained."""
+    """Decide method, rates and sizes, with reasons. Nothing is trained; rows, model and hardware decide."""
     if dry_run:
         path, settings = recipe_and_overrides(recipe, overrides, runs)
         with TemporaryDirectory() as folder:
@@ -48,8 +48,9 @@ def _tell(found: dict[str, Any]) -> None:
     screen = console(out=True)
     share = found["trainable_parameters"] / found["total_parameters"]
     screen.print(
-        f"[bold]{found['method']}[/]: {found['trainable_parameters']:,} parameters trained of "
-        f"{found['total_parameters']:,} ({share:.2%}), in {found['dtype']}"
+        f"{found['method']}: {found['trainable_parameters']:,} parameters trained of "
+        f"{found['total_parameters']:,} ({share:.2%}), in {found['dtype']}",
+        style="bold",
     )
     for reason in found["reasons"]:
         screen.print(f"  - {reason}")

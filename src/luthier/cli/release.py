@@ -4,7 +4,7 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 
 def release(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Merge the tuned model, prove that it answers as the trained one does, and write it down."""
+    """Merge the tuned model and prove that it is the same. What answers otherwise is not released."""
     run, _ = work(recipe, overrides, runs, "release", as_json=as_json)
     if as_json:
         put(document(run))

@@ -26,7 +26,7 @@ def run(
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run, and run none.")] = False,
 ) -> None:
-    """Take raw rows to a judged, released model: every stage that is stale."""
+    """Take raw rows to a judged and released model. Stages that are up to date are not run again."""
     from luthier.errors import LuthierError
     from luthier.pipeline.summary import summary
 

@@ -4,7 +4,7 @@ from luthier.cli.console import RUNS, AsJson, RunName, Runs, console, document, 
 
 
 def show(run: RunName = "last", runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Tell what became of a run: rows, plan, training, metrics, gate, release."""
+    """Tell what became of a run. Rows, plan, training, metrics, gate and release on one screen."""
     from luthier.pipeline.summary import summary
     from luthier.runs import find_run
 

@@ -4,7 +4,7 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 
 def train(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Train what the plan says; an interrupted training goes on where it stopped."""
+    """Train what the plan says. An interrupted training goes on where it stopped."""
     run, _ = work(recipe, overrides, runs, "model", as_json=as_json)
     if as_json:
         put(document(run))

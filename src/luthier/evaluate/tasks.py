@@ -120,10 +120,24 @@ def own_tasks(names: Iterable[str], examples: Sequence[Example], folder: Path, m
     """The tasks of the recipe: a scorer's name asks the validation prompts, anything else is a suite."""
     found = []
     for name in names:
-        if name in SCORERS:
-            found.append(validation_task(name, examples, most))
-        elif suite_file(name, folder) is None and ":" not in name and "." not in name:
-            find_scorer(name)  # says which there are
-        else:
-            found += find_tasks([name], folder, "task")
+        found += [validation_task(name, examples, most)] if name in SCORERS else _suites(name, folder)
     return found
+
+
+def check_tasks(names: Iterable[str], retention: Iterable[str], folder: Path) -> None:
+    """Look for everything that a recipe measures, before anything is trained.
+
+    Raises:
+        RecipeError: there is no such scorer, suite or file.
+        DataError: a file is not what its name says.
+    """
+    for name in names:
+        if name not in SCORERS:
+            _suites(name, folder)
+    find_tasks(retention, folder, "retention")
+
+
+def _suites(name: str, folder: Path) -> list[Task]:
+    if suite_file(name, folder) is None and ":" not in name and "." not in name:
+        find_scorer(name)  # says which there are
+    return find_tasks([name], folder, "task")

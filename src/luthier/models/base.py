@@ -26,9 +26,12 @@ class Base:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The content of its config.json."""
-        content: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return content
+        """The content of its config.json.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        return _read(self.folder / "config.json")
 
     @property
     def context(self) -> int:
@@ -40,7 +43,7 @@ class Base:
     def stop_ids(self) -> list[int]:
         """The ids that its generation config says end an answer."""
         path = self.folder / "generation_config.json"
-        configured = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+        configured = _read(path).get("eos_token_id") if path.exists() else None
         return [configured] if isinstance(configured, int) else list(configured or ())
 
     def identity(self) -> str:
@@ -49,6 +52,16 @@ class Base:
             return digest({"name": self.name, "revision": self.revision})
         found = sorted(p for pattern in _WANTED for p in self.folder.glob(pattern) if p.name not in _NOT_THE_MODEL)
         return digest({p.name: file_digest(p) for p in found})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"damaged: {error}", where=str(path), fix="fetch the model again, whole") from error
+    if not isinstance(content, dict):
+        raise DataError("damaged: not a JSON object", where=str(path), fix="fetch the model again, whole")
+    return content
 
 
 _NOT_THE_MODEL = {"scores.json", "skills.jsonl", "replay.jsonl"}
@@ -69,7 +82,7 @@ def find_base(model: Model, home: Path = Path()) -> Base:
     Raises:
         RecipeError: there is no such folder or hub model.
         Missing: the hub cannot be reached.
-        DataError: the folder holds no model in safetensors.
+        DataError: the folder holds no model in safetensors, or a damaged one.
     """
     if model.base == UKULELE:
         folder, revision = ukulele_file(""), None
@@ -89,7 +102,9 @@ def find_base(model: Model, home: Path = Path()) -> Base:
             where=str(folder),
             fix="the folder needs config.json and *.safetensors; weights are never loaded from pickle files",
         )
-    return Base(model.base, folder, revision, model.trust_remote_code)
+    found = Base(model.base, folder, revision, model.trust_remote_code)
+    _ = found.context, found.stop_ids  # damage is named here, before the libraries stumble over it
+    return found
 
 
 def _download(name: str, revision: str | None) -> tuple[Path, str]:

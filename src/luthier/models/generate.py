@@ -54,6 +54,7 @@ def generate(
     batch_tokens: int = 8192,
     sampling: Sampling = GREEDY,
     progress: Callable[[int], None] = lambda _: None,
+    on_token: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Generated]:
     """Answers to tokenised prompts, in their order.
 
@@ -66,6 +67,7 @@ def generate(
         batch_tokens: prompt tokens, padding included, that are answered together.
         sampling: greedy unless given.
         progress: called with the number of prompts just answered.
+        on_token: called with a prompt's number and a token, as soon as the token is written; stop tokens are not.
     """
     model.eval()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
@@ -75,7 +77,12 @@ def generate(
     room = max_new_tokens + shared // 4  # what is shared costs memory, but no reading
     for group in _groups([p[shared:] for p in prompts], batch_tokens, room):
         draws = [np.random.default_rng(sampling.seeds[i]) for i in group] if sampling.temperature else []
-        batch = _Batch([prompts[i] for i in group], shared, beginning, pad, draws)
+
+        def tell(row: int, token: int, group: list[int] = group) -> None:
+            if token not in stop:
+                on_token(group[row], token)
+
+        batch = _Batch([prompts[i] for i in group], shared, beginning, pad, draws, tell)
         written = _write(model, tokenizer, batch, frozenset(stop), max_new_tokens, sampling)
         for i, ids in zip(group, written, strict=True):
             stopped = bool(ids) and ids[-1] in stop
@@ -97,6 +104,7 @@ class _Batch:
     beginning: Any
     pad: int
     draws: list[np.random.Generator]
+    tell: Callable[[int, int], None]
 
 
 def _common(prompts: Sequence[list[int]]) -> int:
@@ -148,6 +156,7 @@ def _write(
         following = _choose(out.logits[:, -1], sampling, [batch.draws[row] for row in rows] if batch.draws else [])
         for row, token in zip(rows, following.tolist(), strict=True):
             written[row].append(token)
+            batch.tell(row, token)
         look = bool(sampling.stop_texts) and step % LOOK_EVERY == LOOK_EVERY - 1
         live = [
             k

@@ -4,7 +4,6 @@ import warnings
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import DataError, Missing
@@ -47,9 +46,9 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -
         settings["device_map"] = {"": str(device())}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(str(base.folder), output_loading_info=True, **settings)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # the libraries below raise whatever a damaged file leads them to
         raise DataError(
-            f"the model cannot be loaded: {error}", where=str(base.folder), fix="check the folder"
+            f"the model cannot be loaded: {error}", where=str(base.folder), fix="fetch the model again, whole"
         ) from error
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
         raise DataError(

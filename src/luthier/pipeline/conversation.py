@@ -1,5 +1,6 @@
 """Talking to a run's model, with the recipe's system message and the model's own template."""
 
+from collections.abc import Callable
 from typing import Any
 
 from luthier.errors import DataError
@@ -10,7 +11,9 @@ from luthier.runs import Run
 from luthier.text import load_tokenizer, render_prompt, stop_ids
 from luthier.types import Message
 
-LONGEST_ANSWER = 256
+LONGEST_ANSWER = 1024
+"""Tokens. A model that never ends its answer is cut there."""
+HALF = "\N{REPLACEMENT CHARACTER}"
 
 
 class Conversation:
@@ -55,10 +58,36 @@ class Conversation:
         """Start over."""
         self._turns = [Message("system", self._system)] if self._system else []
 
-    def ask(self, text: str) -> Generated:
-        """The model's answer, which becomes part of the conversation."""
-        self._turns.append(Message("user", text))
-        prompt = render_prompt(self._turns, self._tokenizer)
-        answer = generate(self._model, self._tokenizer, [prompt], stop=self._stop, max_new_tokens=LONGEST_ANSWER)[0]
-        self._turns.append(Message("assistant", answer.text))
+    def ask(self, text: str, show: Callable[[str], None] = lambda _: None) -> Generated:
+        """The model's answer, which becomes part of the conversation.
+
+        Args:
+            text: what the user says.
+            show: told of each piece of the answer as soon as it is written; the pieces make up the answer's text.
+
+        Raises:
+            DataError: the conversation fills the model's context, so there is no room for an answer.
+        """
+        turns = [*self._turns, Message("user", text)]
+        prompt = render_prompt(turns, self._tokenizer)
+        room = min(LONGEST_ANSWER, self._start.context - len(prompt))
+        if room < 1:
+            reason = f"{len(prompt):,} tokens so far, and the model's context ends at {self._start.context:,}"
+            raise DataError(reason, where="conversation", fix="/new starts over")
+        ids: list[int] = []
+        shown = 0
+
+        def piece(_: int, token: int) -> None:
+            nonlocal shown
+            ids.append(token)
+            text = self._tokenizer.decode(ids)
+            if not text.endswith(HALF):  # the rest of the character is in the next token
+                show(text[shown:])
+                shown = len(text)
+
+        answer = generate(self._model, self._tokenizer, [prompt], stop=self._stop, max_new_tokens=room, on_token=piece)[
+            0
+        ]
+        show(answer.text[shown:])
+        self._turns = [*turns, Message("assistant", answer.text)]
         return answer

@@ -132,7 +132,7 @@ def stale_stages(
 def _run(work: Work, stages: list[Stage]) -> Run:
     work.log.write(events.RunStarted("run", [stage.name for stage in stages]))
     try:
-        _check_rules_early(work)
+        _check_early(work)
         work.run.write_lock(_lock(work))
         for stage in stages:
             if stage.name == "release":
@@ -155,12 +155,15 @@ def _run(work: Work, stages: list[Stage]) -> Run:
     return work.run
 
 
-def _check_rules_early(work: Work) -> None:
-    """A rule about something that is not measured is refused before an hour of training, not after."""
-    if work.recipe.gate.rules is not None:
-        from luthier.evaluate.gate import rules_of
+def _check_early(work: Work) -> None:
+    """What the last stages need is looked for before an hour of training, not after: base, tasks, suites, rules."""
+    from luthier.evaluate.gate import rules_of
+    from luthier.evaluate.tasks import check_tasks
 
-        rules_of(work.recipe.gate, work.tasks(conversations=True), work.retention)
+    work.base  # noqa: B018 - finding it is the check
+    tasks = work.tasks(conversations=True)
+    check_tasks(tasks, work.retention, work.run.home)
+    rules_of(work.recipe.gate, tasks, work.retention)
 
 
 def _key(work: Work, stage: Stage) -> tuple[str, dict[str, Any], dict[str, str]]:

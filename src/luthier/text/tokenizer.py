@@ -19,7 +19,7 @@ def load_tokenizer(place: str | Path, *, revision: str | None = None, trust_remo
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the libraries below raise whatever a damaged file leads them to
         raise DataError(
             f"no tokenizer can be loaded: {_first_line(error)}",
             where=str(place),
