@@ -1,0 +1,305 @@
+"""The counts of `statistics.py` as machine code (numba): some forty times as fast, held equal by a test."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from luthier.data.shingles import BASE, MIX_1, MIX_2
+from luthier.data.statistics import BULLETS, DUPLICATE, ENDINGS, SHORT_LINE, STOP_WORDS, TOP, Statistics
+
+_SPACES = np.zeros(256, np.bool_)
+_SPACES[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = True
+_LETTERS = np.zeros(256, np.bool_)
+_LETTERS[65:91] = _LETTERS[97:123] = True
+_INTEGERS = 12
+_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_ONE = np.uint64(1)
+_TOP_N, _MOST_N = max(TOP), max(DUPLICATE)
+
+
+def _codes(signs: str) -> Any:
+    """Signs as their UTF-8 bytes in one number, the last byte lowest."""
+    return np.array([int.from_bytes(sign.encode(), "big") for sign in signs], np.int64)
+
+
+_BULLETS, _ENDINGS = _codes(BULLETS), _codes(ENDINGS)
+_ELLIPSIS = int(_codes("\u2026")[0])
+
+
+@njit(cache=True, inline="always")
+def _mix(h: Any) -> Any:
+    h = (h ^ (h >> _S30)) * MIX_1
+    h = (h ^ (h >> _S27)) * MIX_2
+    return h ^ (h >> _S31)
+
+
+@njit(cache=True)
+def _hash(data, a, b):
+    h = np.uint64(b - a)
+    for i in range(a, b):
+        h = (h + np.uint64(data[i]) + _ONE) * BASE
+    return _mix(h)
+
+
+@njit(cache=True)
+def _lowered_hash(data, a, b):
+    h = np.uint64(b - a)
+    for i in range(a, b):
+        c = data[i]
+        if 65 <= c <= 90:
+            c += 32
+        h = (h + np.uint64(c) + _ONE) * BASE
+    return _mix(h)
+
+
+@njit(cache=True)
+def _code_at(data, i, end):
+    """The sign that begins at `i`, as its bytes in one number."""
+    code = np.int64(data[i])
+    i += 1
+    while i < end and data[i] & 0xC0 == 0x80:
+        code = code * 256 + data[i]
+        i += 1
+    return code
+
+
+@njit(cache=True)
+def _code_before(data, begin, end):
+    """The last sign before `end`."""
+    i = end - 1
+    while i > begin and data[i] & 0xC0 == 0x80:
+        i -= 1
+    return _code_at(data, i, end)
+
+
+@njit(cache=True)
+def _is_one_of(code, codes):
+    for one in codes:
+        if one == code:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _length(data, a, b):
+    """Letters, not bytes."""
+    n = 0
+    for i in range(a, b):
+        n += data[i] & 0xC0 != 0x80
+    return n
+
+
+@njit(cache=True)
+def _words(data, starts, ends, hashes, lengths, numbers, stops):
+    """Find the words; count those with a letter and the stop words."""
+    size = len(data)
+    found = np.zeros(len(stops), np.bool_)
+    count = 0
+    i = 0
+    while i < size:
+        if _SPACES[data[i]]:
+            i += 1
+            continue
+        a = i
+        letters = 0
+        letter = False
+        while i < size and not _SPACES[data[i]]:
+            c = data[i]
+            if c & 0xC0 != 0x80:
+                letters += 1
+                if c < 128:
+                    letter |= _LETTERS[c]
+                else:
+                    letter |= not (c == 0xE2 and i + 1 < size and data[i + 1] < 0xB0)
+            i += 1
+        hashes[count] = _hash(data, a, i)
+        lengths[count] = letters
+        starts[count] = a
+        ends[count] = i
+        numbers[1] += letters
+        numbers[4] += letter
+        if i - a <= 4:
+            lowered = _lowered_hash(data, a, i)
+            for s in range(len(stops)):
+                found[s] |= stops[s] == lowered
+        count += 1
+    numbers[0] = count
+    numbers[5] = found.sum()
+    return count
+
+
+@njit(cache=True)
+def _signs(data, numbers):
+    """Number signs and ellipses."""
+    size = len(data)
+    i = 0
+    while i < size:
+        c = data[i]
+        if c == 35:
+            numbers[2] += 1
+        elif c == 46 and i + 2 < size and data[i + 1] == 46 and data[i + 2] == 46:
+            numbers[3] += 1
+            i += 2
+        elif c == 0xE2 and _code_at(data, i, size) == _ELLIPSIS:
+            numbers[3] += 1
+        i += 1
+
+
+@njit(cache=True)
+def _ink(data, a, b):
+    """Letters that are no white space."""
+    n = 0
+    for i in range(a, b):
+        n += data[i] & 0xC0 != 0x80 and not _SPACES[data[i]]
+    return n
+
+
+@njit(cache=True)
+def _repeats(data, spans, count, shares, at):
+    """Share of the spans that stood before, and their letters."""
+    hashes = np.empty(count, np.uint64)
+    for k in range(count):
+        hashes[k] = _hash(data, spans[k, 0], spans[k, 1])
+    turn = np.argsort(hashes, kind="mergesort")
+    again = letters = 0
+    for k in range(1, count):
+        if hashes[turn[k]] == hashes[turn[k - 1]]:
+            again += 1
+            letters += _ink(data, spans[turn[k], 0], spans[turn[k], 1])
+    shares[at] = again / max(count, 1)
+    shares[at + 1] = letters
+
+
+@njit(cache=True)
+def _line(data, a, b, numbers):
+    numbers[6] += 1
+    numbers[7] += _is_one_of(_code_at(data, a, b), _BULLETS)
+    last = _code_before(data, a, b)
+    dots = b - a >= 3 and data[b - 1] == 46 and data[b - 2] == 46 and data[b - 3] == 46
+    numbers[8] += dots or last == _ELLIPSIS
+    numbers[9] += _is_one_of(last, _ENDINGS)
+    numbers[10] += _length(data, a, b) <= SHORT_LINE
+
+
+@njit(cache=True)
+def _lines(data, numbers, shares):
+    size = len(data)
+    most = 1
+    for c in data:
+        most += c == 10
+    lines = np.empty((most, 2), np.int64)
+    paragraphs = np.empty((most, 2), np.int64)
+    n_lines = n_paragraphs = 0
+    inside = False
+    i = 0
+    while i <= size:
+        a = i
+        while i < size and data[i] != 10:
+            i += 1
+        b = i
+        i += 1
+        while a < b and _SPACES[data[a]]:
+            a += 1
+        while b > a and _SPACES[data[b - 1]]:
+            b -= 1
+        if a == b:
+            inside = False
+            continue
+        _line(data, a, b, numbers)
+        lines[n_lines] = (a, b)
+        n_lines += 1
+        if not inside:
+            paragraphs[n_paragraphs, 0] = a
+            n_paragraphs += 1
+            inside = True
+        paragraphs[n_paragraphs - 1, 1] = b
+    numbers[11] = n_paragraphs
+    _repeats(data, lines, n_lines, shares, 0)
+    _repeats(data, paragraphs, n_paragraphs, shares, 2)
+
+
+@njit(cache=True)
+def _grams(hashes, lengths, count, shares):
+    """Top and duplicate n-grams by an open table of hashes. Where no n words repeat, no n + 1 words do."""
+    size = 16
+    while size < 2 * count:
+        size *= 2
+    table = np.empty(size, np.uint64)
+    counts = np.empty(size, np.int64)
+    slots = np.empty(count, np.int64)
+    gram = hashes[:count].copy()
+    span = lengths[:count].copy()
+    covered = np.empty(count, np.bool_)
+    for n in range(2, _MOST_N + 1):
+        last = count - n + 1
+        if last < 2:
+            return
+        counts[:] = 0
+        most = best = 0
+        for i in range(last):
+            gram[i] = gram[i] * BASE + hashes[i + n - 1]
+            span[i] += lengths[i + n - 1]
+            key = _mix(gram[i])
+            slot = np.int64(key & np.uint64(size - 1))
+            while counts[slot] and table[slot] != key:
+                slot = (slot + 1) & (size - 1)
+            table[slot] = key
+            counts[slot] += 1
+            slots[i] = slot
+            if counts[slot] > most or (counts[slot] == most and span[i] > best):
+                most = counts[slot]
+                best = span[i]
+        if most < 2:
+            return
+        if n <= _TOP_N:
+            shares[4 + n - 2] = most * best
+        else:
+            covered[:] = False
+            for i in range(last):
+                if counts[slots[i]] > 1:
+                    covered[i : i + n] = True
+            total = 0
+            for i in range(count):
+                total += lengths[i] * covered[i]
+            shares[4 + n - 2] = total
+
+
+@njit(cache=True, nogil=True)
+def _count(data, stops, numbers, shares):
+    most = len(data) // 2 + 1
+    starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
+    hashes, lengths = np.empty(most, np.uint64), np.empty(most, np.int64)
+    count = _words(data, starts, ends, hashes, lengths, numbers, stops)
+    _signs(data, numbers)
+    _lines(data, numbers, shares)
+    _grams(hashes, lengths, count, shares)
+
+
+@njit(cache=True)
+def _hashes_of(data, ends, out):
+    a = 0
+    for k in range(len(ends)):
+        out[k] = _lowered_hash(data, a, ends[k])
+        a = ends[k]
+
+
+def _stop_hashes() -> Any:
+    ends = np.cumsum([len(word) for word in STOP_WORDS])
+    out = np.empty(len(ends), np.uint64)
+    _hashes_of(np.frombuffer("".join(STOP_WORDS).encode(), np.uint8), ends, out)
+    return out
+
+
+_STOPS = _stop_hashes()
+_SHARES = 4 + len(TOP) + len(DUPLICATE)
+
+
+def count(text: str) -> Statistics:
+    """The statistics of a cleaned text."""
+    numbers, shares = np.zeros(_INTEGERS, np.int64), np.zeros(_SHARES)
+    _count(np.frombuffer(text.encode("utf-8", "replace"), np.uint8), _STOPS, numbers, shares)
+    letters = max(int(numbers[1]), 1)
+    shares[1] /= letters
+    shares[3:] /= letters
+    return Statistics(*numbers.tolist(), *shares.tolist())
