@@ -75,10 +75,10 @@ def _code_before(data, begin, end):
 
 @njit(cache=True)
 def _is_one_of(code, codes):
+    found = False
     for one in codes:
-        if one == code:
-            return True
-    return False
+        found |= one == code
+    return found
 
 
 @njit(cache=True)

@@ -113,7 +113,9 @@ def plain(text: str) -> Statistics:
     """The statistics of a cleaned text."""
     words = [word for word in re.split(r"[ \t\n\v\f\r\x1c-\x1f]+", text) if word]
     lines = [line for part in text.split("\n") if (line := part.strip())]
-    paragraphs = ["\n".join(run).strip() for empty, run in groupby(text.split("\n"), lambda x: not x.strip()) if not empty]
+    paragraphs = [
+        "\n".join(run).strip() for empty, run in groupby(text.split("\n"), lambda x: not x.strip()) if not empty
+    ]
     letters = sum(map(len, words))
     whole = max(letters, 1)
     (line_share, line_letters), (paragraph_share, paragraph_letters) = _repeats(lines), _repeats(paragraphs)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from luthier.artifact import digest
+from luthier.data.statistics import Statistics, statistics
 from luthier.recipe.section import Section
 from luthier.types import Example, Fate, Json, Message, Pair
 
@@ -62,6 +63,11 @@ class Row:
         if isinstance(self.content, Example) and self.content.text is not None:
             return self.content.text
         return "\n\n".join(turn.content for turn in self.messages if turn.role != "system")
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Counts of words, lines and repetition in `text`."""
+        return statistics(self.text)
 
     def with_texts(self, change: Callable[[str], str]) -> Content:
         """The content with every text in it changed: turns, reasoning, arguments of tool calls, plain text."""

@@ -6,16 +6,31 @@ this table import what is heavy (scikit-learn, compiled code) inside the step, n
 
 from typing import Any
 
+from luthier.data.boilerplate import Boilerplate
+from luthier.data.documents import C4, FineWeb, Gopher, Repetition
 from luthier.data.duplicates import Duplicates
+from luthier.data.length import Length, LengthOutliers
 from luthier.data.near_duplicates import NearDuplicates
+from luthier.data.private import Pii, Secrets
 from luthier.data.step import RowStep, SetStep, Step, Surroundings
+from luthier.data.structure import Structure
 from luthier.recipe import Curate
 
 STEPS: tuple[type[Step[Any]], ...] = (
-    # row steps, from cheap to dear
+    # row steps; secrets and personal data first, so that what is replaced is seen by no later step
+    Secrets,
+    Pii,
+    Structure,
+    Length,
+    Boilerplate,
+    Repetition,
+    C4,
+    Gopher,
+    FineWeb,
     # set steps
     Duplicates,
     NearDuplicates,
+    LengthOutliers,
 )
 
 
