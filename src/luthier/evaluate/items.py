@@ -92,3 +92,5 @@ class Task:
     role: Role = "task"
     reserve: tuple[Item, ...] = ()
     """Items that are asked only when the gate needs more, or to replace burnt ones."""
+    score_all: Callable[[Sequence[str], Sequence[Item]], list[Score]] | None = None
+    """Scores all answers at once where that is quicker than one by one: programs, a judge."""

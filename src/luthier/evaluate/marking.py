@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from luthier.evaluate.cache import Said
 from luthier.evaluate.items import Item, Task
-from luthier.evaluate.summaries import lower, means
+from luthier.evaluate.summaries import means
 from luthier.types import Answer, Metric, Score
 
 TOO_LONG = {"too_long": True}
@@ -14,31 +14,41 @@ TOO_LONG = {"too_long": True}
 
 def mark(task: Task, items: Sequence[Item], said: Sequence[Sequence[Said]]) -> list[Answer]:
     """The answers of a task, scored: for each item as many as there are samples."""
-    return [_answer(task, item, row, k) for item, rows in zip(items, said, strict=True) for k, row in enumerate(rows)]
+    asked = [(item, row, k) for item, rows in zip(items, said, strict=True) for k, row in enumerate(rows)]
+    if task.kind != "generate":
+        return [_likelihood(task, item, row) for item, row, _ in asked]
+    there = [(item, row) for item, row, _ in asked if not row.get("too_long")]
+    if task.score_all:
+        scores = iter(task.score_all([row["text"] for _, row in there], [item for item, _ in there]))
+    else:
+        scores = iter([task.score(row["text"], item) for item, row in there])
+    return [
+        _written(item, row, Score(0.0, "failed") if row.get("too_long") else next(scores), k) for item, row, k in asked
+    ]
 
 
-def _answer(task: Task, item: Item, said: Said, sample: int) -> Answer:
+def _likelihood(task: Task, item: Item, said: Said) -> Answer:
     if said.get("too_long"):
-        score = Score(0.0, "failed")
-        return Answer(item.id, item.asked, item.expected, "", 0.0, False, item.group, score.outcome, sample=sample)
+        return _written(item, said, Score(0.0, "failed"), 0)
     if task.kind == "choose":
         return _chosen(item, said["logprobs"])
-    if task.kind == "likelihood":
-        nats, tokens = float(said["nats"]), int(said["tokens"])
-        parts = {"nats": nats, "tokens": float(tokens), "bytes": float(said["bytes"])}
-        return Answer(item.id, item.asked, item.expected, "", -nats / max(1, tokens), True, item.group, parts=parts)
-    score = task.score(said["text"], item)
+    nats, tokens = float(said["nats"]), int(said["tokens"])
+    parts = {"nats": nats, "tokens": float(tokens), "bytes": float(said["bytes"])}
+    return Answer(item.id, item.asked, item.expected, "", -nats / max(1, tokens), True, item.group, parts=parts)
+
+
+def _written(item: Item, said: Said, score: Score, sample: int) -> Answer:
     return Answer(
         item=item.id,
         prompt=item.asked,
         expected=item.expected,
-        answer=said["text"],
+        answer=said.get("text", ""),
         score=score.value,
-        stopped=said["stopped"],
+        stopped=said.get("stopped", False),
         group=item.group,
         outcome=score.outcome,
         parts=dict(score.parts),
-        tokens=said["tokens"],
+        tokens=said.get("tokens", 0),
         sample=sample,
     )
 
@@ -58,6 +68,3 @@ def _chosen(item: Item, logprobs: Sequence[float]) -> Answer:
 def summarise(task: Task, answers: Sequence[Answer]) -> list[Metric]:
     """The metrics of a task."""
     return (task.summarise or means)(task.name, answers)
-
-
-__all__ = ["TOO_LONG", "lower", "mark", "summarise"]

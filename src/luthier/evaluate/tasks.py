@@ -7,9 +7,11 @@ published format and where it lies (`mmlu:PATH`). Adding a format is a loader an
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from luthier.errors import DataError, RecipeError
+from luthier.evaluate.code import humaneval
 from luthier.evaluate.items import Item, Role, Task
 from luthier.evaluate.scorers import SCORERS, exact_match, find_scorer
 from luthier.evaluate.summaries import corpus_bleu, means
@@ -21,7 +23,10 @@ Loader = Callable[[Path, str], list[Task]]
 """From a file or folder and the suite's name to its tasks."""
 
 SUITES = {"ukulele-skills": "skills.jsonl"}
-FORMATS: dict[str, Loader] = {}
+FORMATS: dict[str, Loader] = {
+    "humaneval": humaneval,
+    "humaneval-plain": partial(humaneval, plain=True),
+}
 
 
 def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task:

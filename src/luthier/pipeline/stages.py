@@ -90,6 +90,7 @@ def _tuning(work: Work) -> Tuning:
 def _evaluate(work: Work, model: Any, name: str, out: Path) -> None:
     from luthier.evaluate.asking import Candidate
     from luthier.evaluate.cache import Memory
+    from luthier.evaluate.code import unsandboxed
     from luthier.evaluate.runner import evaluate
     from luthier.evaluate.tasks import find_tasks, own_tasks
 
@@ -97,6 +98,8 @@ def _evaluate(work: Work, model: Any, name: str, out: Path) -> None:
     examples = _examples(dataset.path("validation.jsonl"))
     tasks = own_tasks(work.tasks(work.conversations), examples, work.run.home, asked.max_items)
     tasks += find_tasks(work.retention, work.run.home, "retention")
+    if asked.unsafe_code:
+        tasks = [unsandboxed(task) for task in tasks]
     if asked.max_new_tokens is not None:
         tasks = [replace(task, decoding=replace(task.decoding, max_new_tokens=asked.max_new_tokens)) for task in tasks]
     total, done = sum(len(task.items) * task.decoding.samples for task in tasks), 0

@@ -15,9 +15,12 @@ class Evaluate(Section):
     `contains`, `regex`, `json_equal`, `rouge`, `bleu`; or tasks of your own, `task.yaml` (see docs/evaluation.md). When
     not given: `exact_match` for conversations, none for plain text."""
     retention: list[str] | None = None
-    """Suites that should not get worse: `ukulele-skills`, a .jsonl file of {"prompt", "answer"}, or a task of your own
-    in YAML. When not given: `ukulele-skills` for the bundled base, none for others."""
+    """Suites that should not get worse: `ukulele-skills`, a .jsonl file of {"prompt", "answer"}, a task of your own in
+    YAML, or a published format with its path, `humaneval:HumanEval.jsonl.gz` (see docs/evaluation.md). When not given:
+    `ukulele-skills` for the bundled base, none for others."""
     max_items: Annotated[int, Field(ge=1)] = 200
     """Most validation prompts to answer. All validation rows count for the loss."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer of every task; a quarter longer than a task's longest expected one when not given."""
+    unsafe_code: bool = False
+    """Run programs that a model wrote even where this machine offers no isolation: with limits, but with your files."""
