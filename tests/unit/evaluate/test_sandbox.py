@@ -5,7 +5,6 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ WAYS: list[Isolation] = ["namespaces", "bubblewrap"]
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Isolation]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Isolation:
     """Each kind of isolation that this machine offers."""
     found: Isolation = request.param
     if found == "bubblewrap" and not shutil.which("bwrap"):
@@ -27,7 +26,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     if _once("", "", QUICK, found).outcome != "pass":
         pytest.skip(f"this machine does not allow {found}")
     monkeypatch.setattr(box, "isolation", lambda: (found, ""))
-    yield found
+    return found
 
 
 def test_an_answer_passes_when_the_last_test_does(way: Isolation) -> None:
@@ -45,9 +44,9 @@ def test_an_answer_passes_when_the_last_test_does(way: Isolation) -> None:
         "raise SystemExit",
         "print('PASS'); print('ok'); print('R'); import os; os.write(1, b'R' + b'0' * 64); os._exit(0)",
         "import os\nos.write(5, b'0' * 64); os._exit(0)",
-        "import os, builtins\nos.write = lambda *a: 64\nbuiltins.exec = lambda *a: None\nbuiltins.compile = exec\ndef f(): 0",
+        "import os, builtins as b\nos.write = lambda *a: 64\nb.exec = lambda *a: None\nb.compile = exec\ndef f(): 0",
         "class AssertionError(Exception): pass\ndef f(): return 0",
-        "import builtins\nbuiltins.AssertionError = type('X', (BaseException,), {'__init__': lambda s: s.gone})\ndef f(): 0",
+        "import builtins as b\nb.AssertionError = type('X', (BaseException,), {'__init__': 1})\ndef f(): return 0",
         "import atexit, os\natexit.register(lambda: os._exit(0))\ndef f(): raise SystemExit(0)",
         "def check(*a): pass\ndef f(): return 0",
         "import sys\nsys.excepthook = lambda *a: None\ndef f(): return 0",
@@ -66,15 +65,16 @@ def test_the_users_files_are_not_there(way: Isolation, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("mine")
     secret.chmod(0o644)
-    for place in (str(secret), str(tmp_path), os.getcwd(), "/etc/passwd", "/proc/1/environ", "/sys", "/var"):
+    for place in (str(secret), str(tmp_path), str(Path.cwd()), "/etc/passwd", "/proc/1/environ", "/sys", "/var"):
         found = run_program(f"import os\nseen = os.path.exists({place!r})", "assert not seen", QUICK)
         assert found.outcome == "pass", place
     # Python itself may be installed below somebody's home: then the way to it is there, and nothing else.
     parts = Path(sys.base_prefix).parts
-    answer = (
-        f"import os\nfound = {{p: os.listdir(p) for p in {[str(Path(*parts[:k])) for k in range(2, len(parts))]!r}"
-        + (" if p != '/usr' and os.path.exists(p)}\nways = sum(found.values(), [])")
-    )
+    ways = [str(Path(*parts[:k])) for k in range(2, len(parts))]
+    answer = f"""
+import os
+ways = [name for way in {ways!r} if way != "/usr" and os.path.exists(way) for name in os.listdir(way)]
+"""
     assert run_program(answer, f"assert set(ways) <= set({parts!r}), ways", QUICK).outcome == "pass"
 
 
@@ -137,7 +137,16 @@ def test_a_fork_bomb_ends_and_leaves_nobody(way: Isolation) -> None:
     started = time.monotonic()
     assert run_program(bomb, "", Limits(seconds=1.0, processes=16)).outcome in ("timeout", "crash")
     assert time.monotonic() - started < 8
-    count = "import os\nn = 0\ntry:\n    while os.fork():\n        n += 1\n    import time; time.sleep(9)\nexcept OSError:\n    pass"
+    count = """
+import os, time
+n = 0
+try:
+    while os.fork():
+        n += 1
+    time.sleep(9)
+except OSError:
+    pass
+"""
     assert run_program(count, "assert n < 16, n", Limits(seconds=2.0, processes=16)).outcome == "pass"
 
 
@@ -185,7 +194,15 @@ def test_time_ends_it_and_the_output_is_cut(way: Isolation) -> None:
     assert loud.outcome == "timeout"
     assert len(loud.output) == 5000
     assert loud.seconds < 6
-    deaf = "import signal, time\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\ntime.sleep(60)"
+    deaf = """
+import signal, time
+for number in range(1, 32):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+time.sleep(60)
+"""
     assert run_program(deaf, "", Limits(seconds=0.7)).outcome == "timeout"
 
 
@@ -226,7 +243,7 @@ def test_a_box_that_breaks_is_tried_again_and_never_scored(monkeypatch: pytest.M
 
 def test_without_isolation_nothing_runs_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box, "isolation", lambda: ("none", "user namespaces are off"))
-    with pytest.raises(Missing, match="generated code is not run: this machine offers no isolation .user namespaces"):
+    with pytest.raises(Missing, match="generated code is not run: this machine offers no isolation"):
         run_program("x = 1", "assert x == 1", QUICK)
     assert run_program("x = 1", "assert x == 1", QUICK, unsafe=True).outcome == "pass"
     assert run_program("x = 1", "assert x == 2", QUICK, unsafe=True).outcome == "fail"
