@@ -1,12 +1,15 @@
-"""Writes docs/reference/recipe.md and docs/reference/errors.md from the code; `--check` only compares.
+"""Writes the pages of docs/reference from the code; `--check` only compares.
 
 The recipe's page comes from the pydantic tree (a docstring under a field is its documentation), the errors' page from
-the classes in `luthier.errors`.
+the classes in `luthier.errors`, Python's page from the public functions and the classes they return.
 """
 
+import dataclasses
+import inspect
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,8 +18,12 @@ from pages import ROOT, settle
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import luthier
+from luthier.artifact import Artifact
 from luthier.errors import LuthierError
 from luthier.recipe import Recipe
+from luthier.runs import Run
+from luthier.types import Metric
 
 NOTE = "<!-- made by tools/make_reference.py from the code; change the docstrings there -->\n"
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -157,9 +164,90 @@ def errors_page() -> str:
     return NOTE + "\n".join(lines) + "\n"
 
 
+PYTHON_INTRO = """# Luthier from Python
+
+Everything the command line does with a recipe, from a script or a notebook. The package is typed (`py.typed`), and
+`import luthier` loads neither torch nor pydantic; what a call needs is loaded when it is made.
+
+```python
+import luthier
+from luthier.errors import GateFailed
+
+try:
+    run = luthier.run("recipe.yaml", "training.epochs=2")
+except GateFailed as error:
+    run = error.run                                   # trained and measured, but not released
+print(run.metrics["exact_match"])                     # 0.672 [0.550, 0.774] n=64
+print(run.metrics["before/exact_match"].value)        # the base model, on the same prompts
+print(run.artifact("dataset").json("facts.json")["fates"])
+print(run.folder / "report.html")
+```
+
+A recipe may be a path or a mapping with the same keys. Errors are those of [Exit codes and errors](errors.md).
+"""
+
+
+def signature(function: Any) -> str:
+    """Parameters and result, as short as they are written in the code."""
+    found = inspect.signature(function)
+    parameters = [p.replace(annotation=Words(p.annotation)) for name, p in found.parameters.items() if name != "self"]
+    return str(found.replace(parameters=parameters, return_annotation=Words(found.return_annotation)))
+
+
+class Words:
+    """A type as people write it."""
+
+    def __init__(self, annotation: Any) -> None:
+        text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+        self.text = re.sub(r"\b[a-z_]+\.", "", text)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def entry(name: str, function: Any) -> str:
+    return f"### `{name}{signature(function)}`\n\n{paragraphs(function.__doc__)}\n"
+
+
+def paragraphs(doc: str | None) -> str:
+    """A docstring in Google's style as Markdown."""
+    lines = []
+    for line in inspect.cleandoc(doc or "").split("\n"):
+        if line in ("Args:", "Raises:", "Returns:"):
+            lines.append(f"*{line}*\n")
+        else:
+            lines.append(f"- {line.strip()}" if line.startswith("    ") else line)
+    return "\n".join(lines)
+
+
+def public(cls: type, members: Sequence[str]) -> Iterator[str]:
+    """A class with its fields and those members that users call."""
+    yield f"## `{cls.__module__}.{cls.__name__}`\n\n{paragraphs(cls.__doc__)}\n"
+    fields = [f"`{field.name}: {Words(field.type)}`" for field in dataclasses.fields(cls)]
+    yield f"Fields: {', '.join(fields)}\n"
+    for name in members:
+        member = vars(cls)[name]
+        if isinstance(member, property):
+            result = Words(inspect.signature(member.fget).return_annotation)
+            yield f"### `.{name}: {result}`\n\n{paragraphs(member.__doc__)}\n"
+        else:
+            yield entry(f".{name}", member)
+
+
+def python_page() -> str:
+    functions = [entry(f"luthier.{name}", getattr(luthier, name)) for name in ("run", "open_run")]
+    classes = {Run: ("name", "artifact", "events"), Artifact: ("path", "json", "verify"), Metric: ()}
+    chapters = [text for cls, members in classes.items() for text in public(cls, members)]
+    return NOTE + PYTHON_INTRO + "\n" + "\n".join(["## Functions\n", *functions, *chapters])
+
+
 def main() -> int:
     folder = ROOT / "docs" / "reference"
-    pages = {folder / "recipe.md": recipe_page(), folder / "errors.md": errors_page()}
+    pages = {
+        folder / "recipe.md": recipe_page(),
+        folder / "errors.md": errors_page(),
+        folder / "python.md": python_page(),
+    }
     return settle(pages, "python tools/make_reference.py")
 
 
