@@ -59,20 +59,20 @@ class _Rules:
 
     def _render(self, entries: Sequence[Entry]) -> None:
         examples = [entry.example for entry in entries if entry.example is not None]
-        for entry, row in zip(entries, render_batch(examples, self.tokenizer), strict=True):
-            if isinstance(row, TemplateError):
-                entry.reject(Fate("template", row.what))
+        for entry, rows in zip(entries, render_batch(examples, self.tokenizer), strict=True):
+            if isinstance(rows, TemplateError):
+                entry.reject(Fate("template", rows.what))
             else:
-                self._weigh(entry, row)
+                self._weigh(entry, rows)
 
-    def _weigh(self, entry: Entry, row: TrainingRow) -> None:
-        entry.tokens, entry.trained = len(row.ids), sum(row.trained)
+    def _weigh(self, entry: Entry, rows: Sequence[TrainingRow]) -> None:
+        entry.tokens, entry.trained = max(len(row.ids) for row in rows), sum(sum(row.trained) for row in rows)
         if not entry.trained:
             entry.reject(Fate("nothing_trained", f"none of its {entry.tokens} tokens would be trained"))
         elif entry.tokens > self.limit:
             self._too_long(entry, f"{entry.tokens} tokens, the limit is {self.limit}")
         else:
-            entry.keep_row(row)
+            entry.keep_rows(rows)
 
     def _too_long(self, entry: Entry, reason: str) -> None:
         if self.stop_at_long:

@@ -4,7 +4,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,21 +28,20 @@ class Entry:
     side: Side | None = None
     tokens: int | None = None
     trained: int | None = None
-    ids: "array[int] | None" = None
-    mask: bytes = b""
+    rows: "list[tuple[array[int], bytes]]" = field(default_factory=list)
 
     @property
     def where(self) -> str:
         """The place of the row, as `file:line`."""
         return f"{self.source}:{self.line}"
 
-    def keep_row(self, row: TrainingRow) -> None:
+    def keep_rows(self, rows: Sequence[TrainingRow]) -> None:
         """Remember the tokens."""
-        self.ids, self.mask = array("i", row.ids), bytes(row.trained)
+        self.rows = [(array("i", row.ids), bytes(row.trained)) for row in rows]
 
     def reject(self, fate: Fate) -> None:
         """Give the row its fate; what only kept rows need is let go."""
-        self.fate, self.example, self.ids, self.mask = fate, None, None, b""
+        self.fate, self.example, self.rows = fate, None, []
 
     def to_json(self) -> Json:
         """The entry as a line of `ledger.jsonl`."""
@@ -64,20 +63,20 @@ class KeptRows(Sequence[TrainingRow]):
     """The token rows of entries, unpacked one at a time."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = entries
+        self.rows = [row for entry in entries for row in entry.rows]
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, i: int) -> TrainingRow: ...
     @overload
-    def __getitem__(self, i: slice) -> "KeptRows": ...
-    def __getitem__(self, i: int | slice) -> "TrainingRow | KeptRows":
+    def __getitem__(self, i: slice) -> list[TrainingRow]: ...
+    def __getitem__(self, i: int | slice) -> TrainingRow | list[TrainingRow]:
         if isinstance(i, slice):
-            return KeptRows(self.entries[i])
-        entry = self.entries[i]
-        return TrainingRow(list(entry.ids or ()), list(map(bool, entry.mask)))
+            return [self[k] for k in range(*i.indices(len(self)))]
+        ids, mask = self.rows[i]
+        return TrainingRow(list(ids), list(map(bool, mask)))
 
 
 def kept(entries: Iterable[Entry]) -> list[Entry]:

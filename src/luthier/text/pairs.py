@@ -1,6 +1,7 @@
 """Pairs as token rows: both answers to one prompt, in each of which only the last answer is trained."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from luthier.errors import TemplateError
 from luthier.text.render import TrainingRow, render
@@ -17,7 +18,8 @@ def render_pair(pair: Pair, tokenizer: Tokenizer) -> tuple[TrainingRow, Training
     sides = []
     for name, turns in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         try:
-            rows = render([*pair.prompt, *turns], tokenizer, tools=list(pair.tools) or None, train="last")
+            talk = [replace(turn, train=None) for turn in (*pair.prompt, *turns)]  # flags are for demonstrations
+            rows = render(talk, tokenizer, tools=pair.tools or None, train="last")
         except TemplateError as error:
             raise TemplateError(f"{name}: {error.what}", where=error.where, fix=error.fix) from error
         sides.append(rows[-1])
