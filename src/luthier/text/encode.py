@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from luthier.errors import TemplateError
 from luthier.text.layout import Text
-from luthier.text.template import TYPED, TYPED_END
-from luthier.text.tokenizer import Tokenizer
+from luthier.text.template import TYPED, TYPED_END, any_of
+from luthier.text.tokenizer import Tokenizer, control_tokens
 
 SHORT = 64
 """Letters between a control token and a turn that are tokenised again to see that nothing joins across."""
@@ -40,10 +40,10 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._backend = tokenizer.backend_tokenizer
+        self.controls = any_of(control_tokens(tokenizer))
         self._atoms = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
         self._short: dict[tuple[str, str], list[int]] = {}
         self._anchors: dict[str, int] = {}
-        self._pattern: re.Pattern[str] | None = None
 
     def rows(self, texts: Sequence[Text]) -> list[TrainingRow | TemplateError]:
         """A row for each text, or why it cannot be trained exactly; all in one call of the tokenizer."""
@@ -90,9 +90,7 @@ class Encoder:
 
     def _find(self, whole: str) -> list[re.Match[str]]:
         """All anchors in a text. They are learned from the texts themselves: a vocabulary may hold thousands."""
-        if self._pattern is None:
-            self._pattern = re.compile("|".join(map(re.escape, sorted(self._atoms, key=len, reverse=True))) or r"(?!)")
-        found = list(self._pattern.finditer(whole))
+        found = list(any_of(frozenset(self._atoms)).finditer(whole))
         for match in found:
             self._anchors.setdefault(match.group(), self._atoms[match.group()])
         return found
@@ -136,8 +134,10 @@ class Encoder:
         return _Tokens(ids, offsets)
 
     def _piece(self, piece: str, *, typed: bool, first: bool) -> _Tokens:
-        """One piece of a text. After another one it is tokenised behind a line break, so that it gets no start's
-        blank."""
+        """One piece of a text.
+
+        After another one it is tokenised behind a line break: some tokenizers put a blank before the first word.
+        """
         before = "" if first else "\n"
         lead = len(self._backend.encode(before, add_special_tokens=False).ids) if before else 0
         usual = self._backend.encode_special_tokens

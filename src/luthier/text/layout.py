@@ -7,14 +7,13 @@ token); then one text cannot show both, and the conversation becomes several tex
 """
 
 import json
-import os.path
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.errors import TemplateError
-from luthier.text.template import REFUSES, Form, Template
+from luthier.text.template import REFUSES, TYPED_END, Form, Template, any_of
 from luthier.types import Json, Message
 
 Train = Literal["all", "last"]
@@ -133,10 +132,7 @@ class _Conversation:
         """Turn k after the prompt that it is generated from."""
         message, place = self.messages[k], f"turn {k + 1}"
         prompt, after = self.write(k, generation=True), self.write(k + 1, generation=False)
-        if after.startswith(prompt):
-            body = after[len(prompt) :]
-        else:
-            body = self._after_other_prompt(k, prompt, after)
+        body = after[len(prompt) :] if after.startswith(prompt) else self._after_other_prompt(k, prompt, after)
         try:
             opening, end = self._end_of_turn(k, body)
             if self._is_header(k, body[:opening].strip()) and prompt == self.write(k, generation=False):
@@ -160,7 +156,7 @@ class _Conversation:
 
     def _first(self, text: str) -> str:
         """The first token of a text, or its first word."""
-        found = _tokens(text, self.template.atoms)
+        found = list(any_of(self.template.atoms).finditer(text))
         return found[0].group() if found and not found[0].start() else (text.split() or [""])[0]
 
     def _end_of_turn(self, k: int, body: str) -> tuple[int, int | str]:
@@ -183,10 +179,12 @@ class _Conversation:
                     return start, at + len(closing.written)
                 at = body.rfind(closing.written, 0, at)
             raise self._changed(body, content)
-        start = _answer_at_end(body, content)
-        if start is None:
+        at = body.rfind(content)
+        if at >= 0 and not body[at + len(content) :].strip():
+            return at, self._close(body[: at + len(content)], closing.unwritten)
+        if (start := _answer_at_end(body, content)) is None:
             raise self._changed(body, content)
-        return start, self._close(body[:start] + _exact(body, start, content), closing.unwritten)
+        return start, self._close(body.rstrip(), closing.unwritten)
 
     def _content(self, k: int) -> str:
         """The content of a turn as the template was given it, with typed control tokens marked."""
@@ -202,7 +200,7 @@ class _Conversation:
 
     def _changed(self, body: str, content: str) -> TemplateError:
         """The answer does not stand where it should: say what the template made of it."""
-        if not body.strip():
+        if not "".join(any_of(self.template.atoms).split(body)).strip():  # tokens and nothing between them
             return TemplateError("the template leaves the answer out")
         wanted = content.strip()
         shown = body.strip()[:SHOWN]
@@ -218,7 +216,7 @@ class _Conversation:
             raise TemplateError("the template leaves out the tool calls")
         if message.content.strip() and self._content(k).strip() not in body:
             raise TemplateError("the template leaves out what is said beside the tool calls")
-        ends = [last + found.end() for found in _tokens(body[last:], self.template.atoms)]
+        ends = [last + found.end() for found in any_of(self.template.atoms).finditer(body[last:])]
         written = body.find(closing.written, last) if closing.written else -1
         if written >= 0:
             return len(body), written + len(closing.written)
@@ -226,7 +224,7 @@ class _Conversation:
             return len(body), ends[-1]
         following = self.write(k + 2, generation=False) if k + 1 < len(self.turns) else ""
         _, found, rest = following.rpartition(body) if body else ("", "", "")
-        opening = next(iter(_tokens(rest, self.template.atoms)), None) if found else None
+        opening = any_of(self.template.atoms).search(rest) if found else None
         if opening and rest[: opening.end()].strip() in self.template.atoms:
             return len(body), body + rest[: opening.end()]
         return len(body), self._close(body.rstrip(), closing.unwritten)
@@ -241,21 +239,20 @@ class _Conversation:
         content, closing = self._content(k), self.template.closing
         at = after.rfind(closing.written) if closing.written else len(after)
         start = _answer_at_end(after[:at], content) if at >= 0 and content.strip() else None
-        asked = self._content(k - 1).strip() if k else ""
-        asks, answers = prompt.rfind(asked) + len(asked), after.rfind(asked, 0, start) + len(asked)
-        shared = len(os.path.commonprefix([prompt[asks:], after[answers:start]]))
+        asks, answers = self._end_of_question(k, k, prompt), self._end_of_question(k, k + 1, after)
+        shared = _shared(prompt[asks:], after[answers:start])
         extra, rest = prompt[asks + shared :], after[answers + shared : start]
-        added = prompt[len(os.path.commonprefix([prompt, self.write(k, generation=False)])) :]
+        added = prompt[_shared(prompt, self.write(k, generation=False)) :]
         opened = _open_block(added)
         if opened:
             block = added[added.rindex(opened) :]
             if content.lstrip().startswith(block.strip()):  # the data has the block, as the model writes it
                 written = content.lstrip()[len(block.strip()) :]
-                return written[len(os.path.commonprefix([written, block[len(block.rstrip()) :]])) :] + after[at:]
+                return written[_shared(written, block[len(block.rstrip()) :]) :] + after[at:]
             why = "the data has no reasoning" if not self.messages[k].reasoning else "the template leaves it out here"
             raise TemplateError(
                 f"turn {k + 1}: the generation prompt opens a reasoning block ({opened}) and {why}",
-                fix="write the reasoning into the answers as <think>...</think>, or choose a model that does not reason",
+                fix="write the reasoning into the answers as <think>...</think>, or choose a model without it",
             )
         if _is_closed_block(extra) and (self.messages[k].reasoning or _open_block(content.strip()[:SHOWN])):
             raise TemplateError(
@@ -263,12 +260,27 @@ class _Conversation:
                 fix="remove the reasoning from the answers, or choose a model that reasons",
             )
         empty = not extra.strip() or _is_closed_block(extra)
-        if start is None or not asked or not empty or (extra and rest.strip()):
+        if start is None or not empty or (extra and rest.strip()):
             raise TemplateError(
                 f"turn {k + 1}: the generation prompt is not the beginning of what is trained: "
                 f"{prompt[asks + shared :][:SHOWN]!r} against {after[answers + shared :][:SHOWN]!r}"
             )
         return after[start:] if extra else rest + after[start:]
+
+    def _end_of_question(self, k: int, count: int, text: str) -> int:
+        """Where the content of the turn before turn k ends in the text of the first `count` turns.
+
+        Found by writing it once more with a mark there: the same words may stand in many places.
+        """
+        if not k:
+            return 0
+        turn = self.turns[k - 1]
+        content = self._content(k - 1).rstrip() + TYPED_END
+        given = content if isinstance(turn.get("content"), str) else [{"type": "text", "text": content}]
+        turns = [*self.turns[: k - 1], {**turn, "content": given}, *self.turns[k:count]]
+        marked = self.template.write(turns, generation=count == k, tools=self.tools)
+        place = marked.find(TYPED_END, marked.rfind(content))
+        return place if place >= 0 and text.startswith(marked[:place]) else 0
 
     def _agree_with_marks(self, text: Text) -> None:
         """Take the stretches as the template marks them, where it does: both ways have to agree.
@@ -293,6 +305,11 @@ class _Conversation:
                 last = b if a == last else last
             spans.append((first, last))
         text.spans = spans
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters two texts have in common at their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _without(text: str, start: int, end: int, marks: Sequence[tuple[int, int]]) -> str:
@@ -322,11 +339,6 @@ def _answer_at_end(head: str, content: str) -> int | None:
             before = ended[: len(ended) - len(answer.strip())]
             return len(before) if not inner or inner in before else None
     return None
-
-
-def _exact(body: str, start: int, content: str) -> str:
-    """The answer as it stands there, without the white space that the template put after it."""
-    return content if body.startswith(content, start) else body[start:].rstrip()
 
 
 def _names_in_order(text: str, message: Message) -> int | None:
@@ -365,11 +377,6 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _leaves(inner)
-
-
-def _tokens(text: str, tokens: frozenset[str]) -> list[re.Match[str]]:
-    ordered = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
-    return list(re.finditer("|".join(map(re.escape, ordered)), text)) if ordered else []
 
 
 def _open_block(text: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from luthier.errors import RecipeError, TemplateError
 from luthier.text.encode import Encoder, TrainingRow
 from luthier.text.layout import Text, Train, lay_out, prompt_text
-from luthier.text.template import template_of
+from luthier.text.template import mark_typed, template_of
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example, Json, Message
 
@@ -100,6 +100,7 @@ def _plain(text: str, tokenizer: Tokenizer) -> Text:
     """A plain text with the model's begin and end tokens; all but the begin token is trained."""
     begin = tokenizer.bos_token or ""
     end = tokenizer.eos_token or ""
+    text = mark_typed(text, _encoder(tokenizer).controls)
     return Text(begin + text + end, [(len(begin), len(begin) + len(text) + len(end))])
 
 

@@ -8,7 +8,7 @@ import re
 import weakref
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ class Form(NamedTuple):
     """A turn that only calls has no content at all, where others read an empty one."""
 
 
+USUAL = Form()
+
+
 class Closing(NamedTuple):
     """How a template ends an answer, from its last letter to the token at which the model has to stop."""
 
@@ -56,13 +59,12 @@ class Template:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         self.source = source
-        self.controls = control_tokens(tokenizer)
+        self._typed = any_of(control_tokens(tokenizer))
         self.bos, self.eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
         self.atoms = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
         self.marked = bool(_MARKS.search(source))
         self._now = datetime.now()  # noqa: DTZ005 - as transformers does it
         self._always = {**tokenizer.special_tokens_map, "strftime_now": self._now.strftime, "documents": None}
-        self._typed = _any_of(self.controls)
         try:
             self._compiled: Any = _compile_jinja_template(source)
         except Exception as error:  # jinja's own errors, which are imported with it
@@ -102,7 +104,7 @@ class Template:
         )
         return [(start, end) for start, end in found[0] if end > start]
 
-    def turns(self, messages: Iterable[Message], form: Form = Form()) -> list[Json]:
+    def turns(self, messages: Iterable[Message], form: Form = USUAL) -> list[Json]:
         """The turns as the template takes them. Control tokens that somebody typed are marked, so that they stay text.
 
         Raises:
@@ -111,12 +113,12 @@ class Template:
         return [self._turn(message, form, number) for number, message in enumerate(messages, 1)]
 
     def _turn(self, message: Message, form: Form, number: int) -> Json:
-        content = self.mark_typed(message.content, f"turn {number}")
+        content = mark_typed(message.content, self._typed, f"turn {number}")
         turn: Json = {"role": message.role, "content": content}
         if form.parts:
             turn["content"] = [{"type": "text", "text": content}]
         if message.reasoning is not None:
-            reasoning = self.mark_typed(message.reasoning, f"turn {number}")
+            reasoning = mark_typed(message.reasoning, self._typed, f"turn {number}")
             turn |= {"reasoning_content": reasoning, "thinking": reasoning}  # the two names that templates read
         if message.tool_calls:
             turn["tool_calls"] = [_call(call, as_text=form.arguments_as_text) for call in message.tool_calls]
@@ -128,18 +130,6 @@ class Template:
             turn["name"] = message.name
         return turn
 
-    def mark_typed(self, text: str, place: str = "the text") -> str:
-        """The text with each typed control token between the two marks.
-
-        Raises:
-            TemplateError: the text holds a mark itself.
-        """
-        if TYPED in text or TYPED_END in text:
-            raise TemplateError(f"{place} holds U+FDD0 or U+FDD1, which are no characters")
-        if self._typed is None:
-            return text
-        return self._typed.sub(rf"{TYPED}\g<0>{TYPED_END}", text)
-
     def forms(self, messages: Sequence[Message]) -> list[Form]:
         """The ways to hand these turns over, the usual one first."""
         parts = self._takes_parts_only
@@ -150,7 +140,7 @@ class Template:
     @cached_property
     def _takes_parts_only(self) -> bool:
         """True when a plain text would be lost or refused and a list of parts is not."""
-        return self._probe(Form()) is None and self._probe(Form(parts=True)) is not None
+        return self._probe(USUAL) is None and self._probe(Form(parts=True)) is not None
 
     def _probe(self, form: Form, *, further: bool = False) -> str | None:
         """What the template writes after an answer: to the end, or to the next turn's text. None: it cannot say."""
@@ -163,7 +153,7 @@ class Template:
             except TemplateError:
                 continue
             asked, _, after = text.rpartition(ANSWERED)
-            if ASKED not in asked or further and after.count(ASKED_AGAIN) != 1:
+            if ASKED not in asked or (further and after.count(ASKED_AGAIN) != 1):
                 continue
             return after.partition(ASKED_AGAIN)[0]
         return None
@@ -195,9 +185,30 @@ class Template:
         if ends:
             return Closing(at_end[: (stops or ends)[0]], "")
         opening = _after_tokens(between, self.atoms)
-        if opening and between[: opening[0]].strip() in self.atoms - {self.bos} | {self.eos}:
+        token = between[: opening[0]].strip() if opening else ""
+        if token in self.atoms and (token == self.eos or token not in self.bos + self._prompt):
             return Closing("", between[: opening[0]])
         return Closing("", self.eos)
+
+    @property
+    def _prompt(self) -> str:
+        """What the template writes after a question to ask for an answer. A token in it begins turns, it ends none."""
+        turns = self.turns([Message("user", ASKED)], Form(self._takes_parts_only))
+        try:
+            return self.write(turns, generation=True).partition(ASKED)[2]
+        except TemplateError:
+            return ""
+
+
+def mark_typed(text: str, controls: re.Pattern[str], place: str = "the text") -> str:
+    """The text with each typed control token between the two marks.
+
+    Raises:
+        TemplateError: the text holds a mark itself.
+    """
+    if TYPED in text or TYPED_END in text:
+        raise TemplateError(f"{place} holds U+FDD0 or U+FDD1, which are no characters")
+    return controls.sub(rf"{TYPED}\g<0>{TYPED_END}", text)
 
 
 _KNOWN: "weakref.WeakKeyDictionary[Any, dict[tuple[str, int], Template]]" = weakref.WeakKeyDictionary()
@@ -241,13 +252,13 @@ def _call(call: Json, *, as_text: bool) -> Json:
     return {**rest, "type": call.get("type", "function"), "function": function}
 
 
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
-    """Finds any of these strings, the longest where one begins like another."""
-    ordered = sorted(tokens, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+@lru_cache(maxsize=64)
+def any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    """Finds any of these strings, the longest where one begins like another; blank ones are no control tokens."""
+    ordered = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
 
-def _after_tokens(text: str, tokens: Iterable[str]) -> list[int]:
+def _after_tokens(text: str, tokens: frozenset[str]) -> list[int]:
     """The places in a text right after each of these tokens in it."""
-    pattern = _any_of(token for token in tokens if token.strip())
-    return [found.end() for found in pattern.finditer(text)] if pattern else []
+    return [found.end() for found in any_of(tokens).finditer(text)]
