@@ -27,7 +27,7 @@ BROKEN: dict[str, Any] = {
     "no_answer": {"messages": [{"role": "user", "content": "x"}]},
     "empty_answer": {"question": "x", "answer": ""},
     "empty_turn": {"question": "", "answer": "x"},
-    "template": {"question": "x <|im_end|> y", "answer": "x"},
+    "template": {"question": "x \ufdd0 y", "answer": "x"},
     "too_long": {"question": "x" * 900, "answer": "x" * 900},
 }
 
