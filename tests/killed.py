@@ -16,11 +16,12 @@ from tiny import chat_rows, plan, settings, tuned
 from luthier import events
 from luthier.models.load import quiet
 from luthier.recipe import Full, Lora, Qlora
+from luthier.recipe import Sft as Section
 from luthier.text import TokenRows
 from luthier.train import checkpoint, loop
 from luthier.train.batches import Update
 from luthier.train.loop import LoopSettings, Outcome
-from luthier.train.objectives import Sft
+from luthier.train.objectives.sft import Sft
 
 TUNINGS = {
     "full": Full(kind="full"),
@@ -43,7 +44,7 @@ def run(model: Any, folder: Path, on_step: Any = lambda _: None, **changes: Any)
     limits = settings(checkpoint_every=3, validate_every=2, **changes) if changes else limits
     folder.mkdir(exist_ok=True)
     log = events.Log(folder / "events.jsonl")
-    return loop.train(model, Sft(), rows, rows.select(range(4)), updates, limits, folder, log, on_step)
+    return loop.train(model, Sft(Section()), rows, rows.select(range(4)), updates, limits, folder, log, on_step)
 
 
 def die(*_: Any) -> None:

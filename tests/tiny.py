@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -16,12 +18,14 @@ from luthier.models.base import Base
 from luthier.models.load import load_model
 from luthier.models.tuning import quantisation, tune
 from luthier.recipe import Full, Lora, Qlora, Tuning
-from luthier.text import TokenRows, render, render_prompt
+from luthier.recipe import Objective as Section
+from luthier.text import TokenRows, interleave, render, render_pair, render_prompt
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 from luthier.train.batches import Update, schedule
 from luthier.train.loop import LoopSettings
-from luthier.types import Message
+from luthier.train.objectives import OBJECTIVES
+from luthier.types import Message, Pair
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -195,3 +199,28 @@ def settings(**changes: Any) -> LoopSettings:
 def seen(log: events.Log, kind: type[Any]) -> list[Any]:
     """The events of one kind that a log holds."""
     return [event for _, event in events.read(log.path) if isinstance(event, kind)]
+
+
+def pair_rows(count: int) -> TokenRows:
+    """Pairs: the answer of each conversation before that of another, with margins of 0 and 1."""
+    talks = conversations(count + 3)
+    pairs = [Pair("x", i, tuple(talks[i][:-1]), (talks[i][-1],), (talks[i + 3][-1],)) for i in range(count)]
+    return gather(
+        interleave([render_pair(pair, tokenizer()) for pair in pairs]), [float(i % 4 == 0) for i in range(2 * count)]
+    )
+
+
+def rated_rows(count: int) -> TokenRows:
+    """Conversations with verdicts, every second one unwanted."""
+    return replace(chat_rows(count), ratings=np.resize(np.float32([1, -1]), count))
+
+
+def rows_for(objective: str, count: int = 6) -> TokenRows:
+    """Rows that an objective reads."""
+    kind = TypeAdapter(Section).validate_python({"kind": objective}).rows
+    return {"pairs": pair_rows, "ratings": rated_rows, "examples": chat_rows}[kind](count)
+
+
+def objective(kind: str, **settings: Any) -> Any:
+    """An objective, as the stage makes it from the recipe."""
+    return OBJECTIVES[kind](TypeAdapter(Section).validate_python({"kind": kind, **settings}))

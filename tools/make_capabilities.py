@@ -9,7 +9,7 @@ import sys
 
 from pages import ROOT, settle
 
-TUNINGS = ("full", "freeze", "lora", "qlora", "prefix", "prompt", "adapter", "ia3")
+TUNINGS = ("full", "freeze", "lora", "qlora", "prefix", "prompt", "p-tuning", "adapter", "ia3")
 OBJECTIVES = ("sft", "text", "reward", "dpo", "kto", "orpo", "ppo", "grpo")
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 

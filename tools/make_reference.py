@@ -66,7 +66,7 @@ def type_name(annotation: Any) -> str:
             continue
         if get_origin(part) is Literal:
             names += [f"`{value}`" for value in get_args(part)]
-        elif get_origin(part) is list:
+        elif get_origin(part) is list or (get_origin(part) is tuple and get_args(part)[-1] is ...):
             names.append(f"list of {type_name(get_args(part)[0])}")
         elif get_origin(part) is tuple:
             names.append(" and ".join(type_name(member) for member in get_args(part)))

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,7 +61,11 @@ class StageFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Step(Event):
-    """One optimizer update. `loss` is nats per trained token; `tokens` counts non-padding tokens so far."""
+    """One optimizer update.
+
+    `loss` is the objective's mean (nats per trained token for SFT), `smooth_loss` the same over the last ten or so;
+    `tokens` counts non-padding tokens so far; `metrics` is what else the objective watches.
+    """
 
     step: int
     loss: float
@@ -69,15 +73,31 @@ class Step(Event):
     gradient_norm: float
     tokens: int
     tokens_per_second: float
+    smooth_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Validated(Event):
-    """The validation loss after `step` updates, in nats per trained token; `best` so far or not."""
+    """The validation loss after `step` updates, in the unit of the steps' losses; `best` so far or not."""
 
     step: int
     loss: float
     best: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMeasured(Event):
+    """Peak memory of training in bytes, as the plan predicted it and as measured.
+
+    Measured is resident memory on a CPU, allocated memory on a GPU; `probe` is true for the update tried before
+    training.
+    """
+
+    predicted: int
+    measured: int
+    probe: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +187,8 @@ class Log:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

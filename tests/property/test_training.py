@@ -15,7 +15,7 @@ from luthier.models.attention import NAME, attention
 from luthier.models.batch import lay_out
 from luthier.models.logprobs import batch_logprobs
 from luthier.train.batches import Update, schedule
-from luthier.train.loop import rate
+from luthier.train.optimizer import rate
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=40)
 

@@ -32,6 +32,7 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     documents: list[int] | None = None,
+    prefix: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; within each line of the batch when there are no boundaries.
@@ -49,15 +50,19 @@ def packed_attention(
         s_aux: [heads], the score of a place that holds nothing, the attention sink (gpt-oss); likewise.
         documents: boundaries 0 = b0 < b1 < ... < tokens; document i is [b_i, b_i+1). None: padding on the right is
             harmless under causal attention, so lines need no mask either.
+        prefix: for each layer keys and values [key heads, V, size] that every document sees before its own.
 
     Returns:
         [lines, tokens, heads, size], and None for the weights.
     """
     parts = []
+    before = [] if prefix is None else [t.to(key.dtype).expand(len(key), *t.shape) for t in prefix[_layer(module)]]
     for start, end in pairwise(documents or [0, query.shape[2]]):
         q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+        if before:
+            k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
         probability = dropout if module.training else 0.0
-        seen = _window(end - start, sliding_window, query.device)
+        seen = _window(end - start, sliding_window, query.device, k.shape[2] - q.shape[2])
         if softcap is not None or s_aux is not None:
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
             continue
@@ -76,13 +81,17 @@ def packed_attention(
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """[length, length] which tokens each one sees; None when a window hides nothing."""
-    if window is None or length <= window:
+def _layer(module: Any) -> int:
+    return int(module.layer_idx)
+
+
+def _window(length: int, window: int | None, device: torch.device, before: int = 0) -> torch.Tensor | None:
+    """[length, before + length] which tokens each one sees; None when that is plain causal attention."""
+    if not before and (window is None or length <= window):
         return None
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < window)
+    place = torch.arange(before + length, device=device)
+    distance = place[before:, None] - place[None, :]
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
 
 def _plain(
@@ -108,7 +117,7 @@ def _plain(
     if sinks is not None:
         nothing = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, nothing], dim=-1)
-    weights = torch.softmax(scores, dim=-1)[..., :length].to(value.dtype)
+    weights = torch.softmax(scores, dim=-1)[..., : key.shape[2]].to(value.dtype)
     return F.dropout(weights, dropout) @ value
 
 

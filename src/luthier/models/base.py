@@ -9,6 +9,7 @@ from typing import Any
 from luthier.artifact import digest, file_digest
 from luthier.errors import DataError, Missing, RecipeError
 from luthier.recipe import Model
+from luthier.text.tokenizer import Tokenizer, load_tokenizer
 
 UKULELE = "ukulele"
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
@@ -17,12 +18,18 @@ _WEIGHTS = "*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model on disk: `name` as the recipe gives it, and the commit for one from the hub."""
+    """A base model on disk, with what the recipe adds to its vocabulary and template.
+
+    `name` is as the recipe gives it; `revision` the commit for one from the hub.
+    """
 
     name: str
     folder: Path
     revision: str | None
     trust_remote_code: bool
+    new_tokens: tuple[str, ...] = ()
+    chat_template: Path | None = None
+    end_token: str | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -48,10 +55,35 @@ class Base:
 
     def identity(self) -> str:
         """A hash that changes with any byte of weights, config or tokenizer; the commit stands for a hub model."""
+        added: dict[str, Any] = {"tokens": self.new_tokens, "end": self.end_token} if self.new_tokens else {}
+        if self.chat_template:
+            added["template"] = file_digest(self.chat_template)
         if self.revision:
-            return digest({"name": self.name, "revision": self.revision})
+            return digest({"name": self.name, "revision": self.revision} | added)
         found = sorted(p for pattern in _WANTED for p in self.folder.glob(pattern) if p.name not in _NOT_THE_MODEL)
-        return digest({p.name: file_digest(p) for p in found})
+        return digest({p.name: file_digest(p) for p in found} | added)
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, with what the recipe adds.
+
+        Raises:
+            DataError: there is no fast tokenizer.
+            RecipeError: the end token is not in the vocabulary.
+        """
+        found = load_tokenizer(self.folder, trust_remote_code=self.trust_remote_code)
+        if self.new_tokens:
+            found.add_special_tokens({"additional_special_tokens": list(self.new_tokens)}, False)
+        if self.chat_template:
+            found.chat_template = self.chat_template.read_text(encoding="utf-8")
+        if self.end_token:
+            if self.end_token not in found.get_vocab():
+                raise RecipeError(
+                    f"'{self.end_token}' is not in the vocabulary",
+                    where="model.end_token",
+                    fix="add it to model.new_tokens",
+                )
+            found.eos_token = self.end_token
+        return found
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -102,7 +134,13 @@ def find_base(model: Model, home: Path = Path()) -> Base:
             where=str(folder),
             fix="the folder needs config.json and *.safetensors; weights are never loaded from pickle files",
         )
-    found = Base(model.base, folder, revision, model.trust_remote_code)
+    template = None
+    if model.chat_template:
+        template = next((p for p in (home / model.chat_template, Path(model.chat_template)) if p.is_file()), None)
+        if template is None:
+            raise RecipeError(f"there is no file '{model.chat_template}'", where="model.chat_template", fix="check it")
+    tokens = tuple(model.new_tokens)
+    found = Base(model.base, folder, revision, model.trust_remote_code, tokens, template, model.end_token)
     _ = found.context, found.stop_ids  # damage is named here, before the libraries stumble over it
     return found
 

@@ -2,9 +2,11 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from luthier.text import TokenRows
@@ -16,7 +18,10 @@ class Batch:
 
     `ids` and `positions` are [1, tokens] when packed (`documents` holds the boundaries) and [rows, longest] when
     padded on the right (`documents` is None). `sources` [labels] are the flat places whose hidden state predicts the
-    trained tokens `targets` [labels]; `rows` [labels] says which row of the batch each label belongs to.
+    trained tokens `targets` [labels]; `rows` [labels] says which row of the batch each label belongs to. `ends` [rows]
+    are the flat places of each row's last token, `numbers` [rows] the rows' numbers in the dataset, `ratings` [rows]
+    what the data says of them (0 when nothing), and `reference` [rows] the log-probabilities of the model before
+    training (0 when not needed). `noise` is the size of NEFTune's noise on the embeddings.
     """
 
     ids: torch.Tensor
@@ -25,18 +30,31 @@ class Batch:
     sources: torch.Tensor
     targets: torch.Tensor
     rows: torch.Tensor
+    ends: torch.Tensor
+    numbers: torch.Tensor
+    ratings: torch.Tensor
+    reference: torch.Tensor
     tokens: int
+    noise: float = 0.0
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.ids, self.positions))
-        labels = (t.to(device, non_blocking=True) for t in (self.sources, self.targets, self.rows))
-        ids, positions = moved
-        sources, targets, rows = labels
-        return Batch(ids, positions, self.documents, sources, targets, rows, self.tokens)
+        fields = ((name, getattr(self, name)) for name in self.__slots__)
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in fields if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of the row that each place belongs to, in the shape of `ids`; padding counts as a row of one."""
+        if self.documents is not None:
+            sizes = torch.tensor(np.diff(self.documents), device=self.ids.device)
+            return sizes.repeat_interleave(sizes)[None]
+        stride = self.ids.shape[1]
+        sizes = self.ends - torch.arange(len(self.ids), device=self.ids.device) * stride + 1
+        return sizes[:, None].expand_as(self.ids)
 
 
-def lay_out(rows: TokenRows, numbers: Sequence[int], *, packed: bool, pad: int = 0) -> Batch:
+def lay_out(rows: TokenRows, numbers: Sequence[int], *, packed: bool, pad: int = 0, noise: float = 0.0) -> Batch:
     """The rows with these numbers as one batch: end to end when `packed`, else one a line, padded on the right."""
     spans = [(int(rows.starts[i]), int(rows.starts[i + 1])) for i in numbers]
     lengths = np.array([end - start for start, end in spans])
@@ -63,8 +81,17 @@ def lay_out(rows: TokenRows, numbers: Sequence[int], *, packed: bool, pad: int =
         sources=torch.from_numpy(np.concatenate(sources)),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         rows=torch.from_numpy(np.concatenate(owners)),
+        ends=torch.from_numpy(offsets + lengths - 1),
+        numbers=torch.tensor(list(numbers)),
+        ratings=_of(rows.ratings, numbers),
+        reference=_of(rows.reference, numbers),
         tokens=int(lengths.sum()),
+        noise=noise,
     )
+
+
+def _of(values: npt.NDArray[np.float32] | None, numbers: Sequence[int]) -> torch.Tensor:
+    return torch.zeros(len(numbers)) if values is None else torch.from_numpy(values[list(numbers)])
 
 
 def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:

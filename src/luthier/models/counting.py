@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from luthier.errors import DataError
 from luthier.models.base import Base
 from luthier.models.facts import ModelFacts
+from luthier.models.load import add_tokens
 from luthier.models.tuning import TUNINGS
 from luthier.recipe import Tuning
 
@@ -21,6 +22,8 @@ def _shapes(base: Base) -> Any:
         raise DataError(
             f"the model's config cannot be used: {error}", where=str(base.folder), fix="check it"
         ) from error
+    if base.new_tokens:
+        add_tokens(model, base)
     return model
 
 

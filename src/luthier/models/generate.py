@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.models.prompts import learns_prompt, opening
 from luthier.models.tuning import causal_model
 from luthier.text.tokenizer import Tokenizer
 
@@ -72,7 +73,7 @@ def generate(
     model.eval()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
     answers: list[Generated | None] = [None] * len(prompts)
-    shared = _common(prompts) if len(prompts) > 1 and _can_share(causal_model(model)) else 0
+    shared = _common(prompts) if len(prompts) > 1 and _can_share(model) else 0
     beginning = _read(model, prompts[0][:shared]) if shared else None
     room = max_new_tokens + shared // 4  # what is shared costs memory, but no reading
     for group in _groups([p[shared:] for p in prompts], batch_tokens, room):
@@ -118,8 +119,10 @@ def _common(prompts: Sequence[list[int]]) -> int:
 
 def _can_share(model: Any) -> bool:
     """Padding lies between the common beginning and the rest; where attention counts places back, that would show."""
-    config = model.config.get_text_config()
+    config = causal_model(model).config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if learns_prompt(model):  # virtual tokens come first, for each row
+        return False
     return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
 
 
@@ -142,16 +145,12 @@ def _write(
     written: list[list[int]] = [[] for _ in rest]
     rows = list(range(len(rest)))
     cache = _copies(batch.beginning, len(rest))
+    inputs, mask = opening(model, ids, mask, cache)
+    causal = causal_model(model)
     for step in range(room):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        fed = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -fed:]
+        out = causal(**inputs, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         following = _choose(out.logits[:, -1], sampling, [batch.draws[row] for row in rows] if batch.draws else [])
         for row, token in zip(rows, following.tolist(), strict=True):
@@ -169,7 +168,7 @@ def _write(
             keep = torch.tensor(live, device=place)
             cache.batch_select_indices(keep)
             following, mask, rows = following[keep], mask[keep], [rows[k] for k in live]
-        ids = following[:, None]
+        inputs = {"input_ids": following[:, None], "past_key_values": cache}
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return [_until_stop(ids_of_row, stop) for ids_of_row in written]
 

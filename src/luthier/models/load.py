@@ -1,22 +1,25 @@
 """Loading weights: safetensors only, in a stated number format, quantised where the tuning asks for it."""
 
 import warnings
+from logging import getLogger
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from luthier.errors import DataError, Missing
 from luthier.models.base import Base
 from luthier.recipe import Dtype, Qlora
+from luthier.text import load_tokenizer
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCORE = "score.weight"
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 def device() -> torch.device:
     """The device that training and generation use."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def training_dtype(asked: Dtype) -> DtypeName:
@@ -29,8 +32,11 @@ def training_dtype(asked: Dtype) -> DtypeName:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -> torch.nn.Module:
-    """A causal language model in evaluation mode on this machine's device.
+def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None, scores: bool = False) -> torch.nn.Module:
+    """A causal language model in evaluation mode on this machine's device, or a reward model with one score.
+
+    The embeddings of new tokens begin at the mean of all others. A reward model's head that is in no file begins at
+    small random numbers, always the same.
 
     Raises:
         DataError: the weights cannot be loaded.
@@ -42,15 +48,21 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -
         "trust_remote_code": base.trust_remote_code,
     }
     if quantise is not None:
-        settings["quantization_config"] = _four_bits(quantise, DTYPES[dtype])
+        settings["quantization_config"] = _fewer_bits(quantise, DTYPES[dtype])
         settings["device_map"] = {"": str(device())}
+    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    settings |= {"num_labels": 1} if scores else {}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(str(base.folder), output_loading_info=True, **settings)
+        model, report = kind.from_pretrained(str(base.folder), output_loading_info=True, **settings)
     except Exception as error:  # the libraries below raise whatever a damaged file leads them to
         raise DataError(
             f"the model cannot be loaded: {error}", where=str(base.folder), fix="fetch the model again, whole"
         ) from error
-    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
+    missing = sorted(report["missing_keys"])
+    if scores and SCORE in missing:
+        missing.remove(SCORE)
+        _begin_score(model)
+    if missing:  # transformers would go on with random numbers
         raise DataError(
             f"{len(missing)} of the model's tensors are in no file, the first is {missing[0]}",
             where=str(base.folder),
@@ -59,20 +71,55 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None) -
     if quantise is None:
         model = model.to(device())
     _keep_gradients_on_cpu(model)
+    if base.new_tokens or base.end_token:
+        add_tokens(model, base)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _four_bits(quantise: Qlora, compute: torch.dtype) -> Any:
+@torch.no_grad()
+def _begin_score(model: Any) -> None:
+    weight = model.score.weight
+    start = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * weight.shape[1] ** -0.5
+    weight.copy_(start)
+
+
+@torch.no_grad()
+def add_tokens(model: Any, base: Base) -> None:
+    """Make room for the recipe's new tokens, their embeddings at the mean of all others; note their ids."""
+    tokenizer = base.tokenizer()
+    if base.end_token and model.generation_config is not None:
+        configured = base.stop_ids
+        model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *configured]))
+        model.config.eos_token_id = tokenizer.eos_token_id
+    ids = tokenizer.convert_tokens_to_ids(list(base.new_tokens))
+    if not ids:
+        return
+    known = len(load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code))
+    if max(ids) >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    layers = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
+    new = [i for i in ids if i >= known]
+    for weight in layers.values():  # one where both are tied
+        if new and weight.device.type != "meta":
+            weight[new] = weight[:known].mean(0)
+    model.new_token_ids = ids
+
+
+def _fewer_bits(quantise: Qlora, compute: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig
     except ImportError as error:
         raise Missing("tuning 'qlora' needs bitsandbytes", fix="pip install 'luthier[qlora]'") from error
+    heads = ["lm_head", "score"]
+    if quantise.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=heads)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=quantise.double_quantisation,
-        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_compute_dtype=compute if quantise.compute_dtype == "auto" else DTYPES[quantise.compute_dtype],
+        llm_int8_skip_modules=heads,
     )
 
 
@@ -93,4 +140,5 @@ def quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("bitsandbytes").setLevel("ERROR")
     warnings.filterwarnings("ignore", module=r"(peft|transformers|torch|bitsandbytes|accelerate)(\..*)?")

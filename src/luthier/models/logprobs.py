@@ -4,6 +4,8 @@ Only hidden states that have a label reach the output head, and those in chunks;
 logits anew. One primitive, `token_logprobs`, serves every objective.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from luthier.models.attention import NAME
 from luthier.models.batch import Batch
+from luthier.models.prompts import lay_prompts, learns_prompt, plain_logits
 from luthier.models.tuning import causal_model
 
 CHUNK_LOGITS = 1 << 24
@@ -20,12 +23,36 @@ CHUNK_LOGITS = 1 << 24
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     """Last hidden states [tokens, hidden] of a batch, padding included."""
     causal = causal_model(model)
-    inputs: dict[str, Any] = {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False}
     if causal.config._attn_implementation != NAME:
         raise ValueError(f"training batches carry no attention mask and need the attention '{NAME}'")
-    if batch.documents is not None:
-        inputs["documents"] = batch.documents
-    return causal.base_model(**inputs).last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+    places = None
+    if learns_prompt(model):
+        inputs, places = lay_prompts(model, batch)
+    else:
+        inputs = {"input_ids": batch.ids, "position_ids": batch.positions}
+        if batch.documents is not None:
+            inputs["documents"] = batch.documents
+    with _noise(causal, batch):
+        hidden: torch.Tensor = causal.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+    return hidden if places is None else hidden.index_select(0, places)
+
+
+@contextmanager
+def _noise(causal: Any, batch: Batch) -> Iterator[None]:
+    """NEFTune (Jain et al. 2023, arXiv:2310.05914): uniform noise of alpha / sqrt(length x width) on embeddings."""
+    if not batch.noise:
+        yield
+        return
+
+    def add(_: Any, __: Any, embeds: torch.Tensor) -> torch.Tensor:
+        size = batch.noise / (batch.lengths[..., None] * embeds.shape[-1]).sqrt()
+        return embeds + (torch.rand_like(embeds) * 2 - 1) * size.to(embeds.dtype)
+
+    hook = causal.get_input_embeddings().register_forward_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -40,8 +67,7 @@ def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> t
         [labels], float32; differentiable.
     """
     causal = causal_model(model)
-    head = causal.get_output_embeddings()
-    rows = max(1, CHUNK_LOGITS // head.weight.shape[0])
+    rows = max(1, CHUNK_LOGITS // causal.config.get_text_config().vocab_size)
     if len(targets) <= rows:
         return _logprobs(causal, hidden, targets)
     parts = [
@@ -78,5 +104,23 @@ def batch_logprobs(model: Any, batch: Batch) -> torch.Tensor:
 @torch.no_grad()
 def plain_logprobs(model: Any, ids: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The same for one row [1, tokens] the obvious way: the model's own mask and logits. The oracle of `check_head`."""
-    logits = causal_model(model)(input_ids=ids, use_cache=False).logits.flatten(0, 1).float()
-    return torch.log_softmax(logits, dim=-1)[sources, targets]
+    learned = learns_prompt(model)
+    logits = plain_logits(model, ids) if learned else causal_model(model)(input_ids=ids, use_cache=False).logits
+    return torch.log_softmax(logits.flatten(0, 1).float(), dim=-1)[sources, targets]
+
+
+def row_sums(logprobs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Log-probability [rows] of each row's trained tokens together."""
+    return logprobs.new_zeros(len(batch.numbers)).index_add(0, batch.rows, logprobs)
+
+
+def batch_scores(model: Any, batch: Batch) -> torch.Tensor:
+    """Scores [rows] that a reward model gives, read at each row's last token; float32."""
+    hidden = hidden_states(model, batch).index_select(0, batch.ends)
+    return causal_model(model).score(hidden)[:, 0].float()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def plain_scores(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The score [1] of one row [1, tokens] as transformers' classifier gives it."""
+    return model(input_ids=ids, use_cache=False).logits[:, 0].float()  # type: ignore[no-any-return]

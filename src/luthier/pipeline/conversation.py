@@ -32,7 +32,7 @@ class Conversation:
         if base:
             self.what, self.folder = "base model", self._start.folder
             self._model = load_model(self._start, dtype)
-        elif "release" in run.artifacts and run.recipe.release.merge:
+        elif "release" in run.artifacts and (run.artifact("release").path("model") / "config.json").exists():
             self.what, self.folder = "released model", run.artifact("release").path("model")
             self._model = load_model(Base(run.name, self.folder, None, self._start.trust_remote_code), dtype)
         elif "model" in run.artifacts:

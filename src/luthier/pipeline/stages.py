@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from luthier import events
 from luthier.artifact import write_text
 from luthier.pipeline.work import Work
-from luthier.recipe import Tuning, parse_rule
+from luthier.recipe import MERGES, Tuning, parse_rule
 from luthier.text import load_rows, render_prompt
 from luthier.types import Example
 
@@ -145,13 +145,18 @@ def _model_settings(work: Work) -> dict[str, Any]:
 
 
 def _make_model(work: Work, out: Path) -> None:
-    from luthier.train.fit import fit
+    from luthier.train.fit import Job, fit
 
     def on_step(step: events.Step, total: int) -> None:
         work.watch.progress(step.step, total, f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s")
 
-    dataset = work.artifacts["dataset"].folder
-    fit(work.recipe, _tuning(work), _plan(work), work.base, work.tokenizer, dataset, out, work.log, on_step)
+    job = Job(work.recipe, _tuning(work), _plan(work), work.base, work.artifacts["dataset"].folder, out)
+    if job.plan["processes"] > 1:
+        from luthier.train import launch
+
+        launch.run(job, work.log, on_step)
+    else:
+        fit(job, work.tokenizer, work.log, on_step)
 
 
 def _make_evaluation(work: Work, out: Path) -> None:
@@ -195,7 +200,7 @@ def _make_release(work: Work, out: Path) -> None:
 
     tuning, dtype, tuned = _tuning(work), _plan(work)["dtype"], work.artifacts["model"].folder
     trained = load_tuned(work.base, tuned, tuning, dtype)
-    if not work.recipe.release.merge:
+    if not _merges(work):
         save_tuned(trained, work.tokenizer, work.base, out / "model")
         _write_card(work, out, None)
         return
@@ -212,6 +217,12 @@ def _make_release(work: Work, out: Path) -> None:
     parity.require()
     write_text(out / "parity.json", json.dumps(parity.to_json(), indent=1) + "\n")
     _write_card(work, out, parity.to_json())
+
+
+def _merges(work: Work) -> bool:
+    """Whether the release is one whole model: where that can be, unless the recipe says otherwise."""
+    asked = work.recipe.release.merge
+    return _tuning(work).kind in MERGES if asked is None else asked
 
 
 def _write_card(work: Work, out: Path, parity: dict[str, Any] | None) -> None:

@@ -15,7 +15,7 @@ from luthier.models.base import UKULELE, Base, find_base, ukulele_file
 from luthier.plan import Hardware, find_hardware
 from luthier.recipe import Recipe
 from luthier.runs import Run
-from luthier.text import load_tokenizer, stop_ids
+from luthier.text import stop_ids
 
 
 class Watcher(Protocol):
@@ -82,7 +82,7 @@ class Work:
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer."""
-        return load_tokenizer(self.base.folder, trust_remote_code=self.base.trust_remote_code)
+        return self.base.tokenizer()
 
     @cached_property
     def hardware(self) -> Hardware:

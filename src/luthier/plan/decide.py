@@ -42,6 +42,9 @@ class Plan:
     batch_tokens: int
     micro_batch_tokens: int
     packing: bool
+    recompute: bool
+    processes: int
+    parallel: str
     memory: dict[str, int]
     memory_available: int
     flops_per_token: int
@@ -118,6 +121,9 @@ def decide(
         batch_tokens=batch,
         micro_batch_tokens=micro,
         packing=recipe.training.packing,
+        recompute=False,
+        processes=1,
+        parallel="one",
         memory=memory,
         memory_available=available,
         flops_per_token=flops,

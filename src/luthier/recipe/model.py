@@ -17,5 +17,12 @@ class Model(Section):
     """Commit or tag of a hub model; the newest when not given. The one used is written to the lock."""
     dtype: Dtype = "auto"
     """Number format of the weights in training. `auto`: bfloat16 on a GPU that has it, float32 on a CPU."""
+    new_tokens: tuple[str, ...] = ()
+    """Control tokens that the vocabulary lacks, for example `<|im_start|>` for a base model that is to learn to chat.
+    Their embeddings begin at the mean of all others and are trained, with `full`, `lora` and `qlora`."""
+    chat_template: str | None = None
+    """A file with a chat template (Jinja), for a model that comes without one. Beside the recipe first."""
+    end_token: str | None = None
+    """The token that ends an answer, where it is not the tokenizer's own end token."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""

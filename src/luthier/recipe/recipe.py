@@ -12,7 +12,7 @@ from luthier.recipe.objective import Objective, Sft
 from luthier.recipe.release import Release
 from luthier.recipe.section import Section
 from luthier.recipe.training import Training
-from luthier.recipe.tuning import Auto, Tuning
+from luthier.recipe.tuning import MERGES, Auto, Qlora, Tuning
 
 
 class Recipe(Section):
@@ -41,8 +41,21 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _every_setting_has_an_effect(self) -> "Recipe":
-        if not self.release.merge and self.release.dtype != "auto":
+        if self.release.merge is False and self.release.dtype != "auto":
             raise ValueError("release.dtype has no effect when release.merge is false; remove one of them")
+        if self.release.merge is True and not isinstance(self.tuning, Auto) and self.tuning.kind not in MERGES:
+            raise ValueError(
+                f"release.merge=true cannot be: {self.tuning.kind} tuning leaves nothing that can be written into the "
+                "base's weights; leave release.merge out, and the adapter is released beside the base"
+            )
+        if self.data.replay and self.objective.rows != "examples":
+            raise ValueError(f"data.replay has no effect with objective '{self.objective.kind}'; remove one of them")
+        if self.training.parallel and self.training.devices == 1:
+            raise ValueError("training.parallel has no effect with one device; remove one of them")
+        if self.training.parallel == "fsdp" and isinstance(self.tuning, Qlora):
+            raise ValueError(
+                "training.parallel=fsdp cannot share out a quantised base; choose ddp, or tuning.kind=lora"
+            )
         micro, whole = self.training.micro_batch_tokens, self.training.batch_tokens
         if micro and whole and micro > whole:
             raise ValueError(f"training.micro_batch_tokens ({micro}) must not exceed training.batch_tokens ({whole})")

@@ -7,7 +7,8 @@ from luthier.recipe.section import Section
 class Release(Section):
     """The released model."""
 
-    merge: bool = True
-    """Merge adapters into the base, so that any server can load the model. Off: the adapter is released as it is."""
+    merge: bool | None = None
+    """Merge adapters into the base, so that any server can load the model. Off: the adapter is released as it is. When
+    not given, what can be merged is."""
     dtype: Dtype = "auto"
     """Number format of the merged weights. `auto`: the one it was trained in."""

@@ -16,6 +16,10 @@ class Training(Section):
     """Stop after this many updates, if the epochs have not ended before."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak of the schedule; from the plan (by tuning and model size) when not given."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after this time in training, with the best weights so far."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW; `adamw_8bit` holds its two moments in 8 bits and needs the extra `luthier[qlora]`."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -28,6 +32,18 @@ class Training(Section):
     """Lay several rows in one sequence, none seeing another. Off: one row a sequence, padded."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of AdamW, on matrices only."""
+    neftune: Annotated[float, Field(ge=0)] = 0.0
+    """Size alpha of uniform noise on the embeddings in training (Jain et al. 2023, arXiv:2310.05914; they take 5)."""
+    recompute: bool | None = None
+    """Compute each block's activations again in the backward pass instead of keeping them: less memory, about a third
+    more work. Where memory needs it when not given."""
+    devices: Annotated[int, Field(ge=1)] | None = None
+    """How many GPUs (or, on a machine without, processes) train together; all GPUs when not given, else one process."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """How several devices share the work: `ddp`, each holds everything; `fsdp`, each holds a part of it. From the plan
+    when not given."""
+    probe: bool = True
+    """Try one update before training, to measure its memory."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient; a larger one is scaled down."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
@@ -36,3 +52,5 @@ class Training(Section):
     """Stop when this many validations in a row were not better than the best."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Updates between checkpoints to resume from; at every validation when not given."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest checkpoints are kept while training."""

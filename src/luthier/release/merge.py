@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from luthier.artifact import disk_error
+from luthier.errors import RecipeError
 from luthier.models.base import Base
 from luthier.models.load import DTYPES, DtypeName, load_model
 from luthier.models.tuned import adapted, load_tuned
 from luthier.models.tuning import is_adapter
-from luthier.recipe import Qlora, Tuning
+from luthier.recipe import MERGES, Qlora, Tuning
 from luthier.text.tokenizer import Tokenizer
 
 
@@ -23,6 +24,7 @@ def merge(
     *,
     trained_as: DtypeName,
     saved_as: DtypeName,
+    scores: bool = False,
 ) -> None:
     """Write the merged model to `out`.
 
@@ -32,13 +34,16 @@ def merge(
 
     Raises:
         Missing: the disk is full or cannot be written.
+        RecipeError: the tuning is of a kind that cannot be merged.
     """
+    if tuning.kind not in MERGES:
+        raise RecipeError(cannot_merge(tuning.kind), where="release.merge", fix="release.merge=false")
     model: Any
     if isinstance(tuning, Qlora):
-        wrapped: Any = adapted(dequantised(base, trained_as, tuning), tuned)
+        wrapped: Any = adapted(dequantised(base, trained_as, tuning, scores=scores), tuned)
         model = wrapped.merge_and_unload()
     else:
-        model = load_tuned(base, tuned, tuning, "float32")
+        model = load_tuned(base, tuned, tuning, "float32", scores=scores)
         model = model.merge_and_unload() if is_adapter(model) else model
     model = model.to(DTYPES[saved_as])
     model.config.dtype = DTYPES[saved_as]
@@ -50,14 +55,29 @@ def merge(
             raise disk_error(out, error) from error
 
 
-@torch.no_grad()
-def dequantised(base: Base, trained_as: DtypeName, tuning: Qlora) -> Any:
-    """The base in float32, with each 4-bit layer's weights as its quantised form stands for them in training."""
-    from bitsandbytes.functional import dequantize_4bit
+def cannot_merge(kind: str) -> str:
+    """Why a tuning is released as an adapter beside the base, and who can serve it."""
+    if kind == "adapter":
+        return (
+            "bottleneck layers cannot be merged: what lies between their weights is not linear. They are served beside "
+            "the base by luthier chat"
+        )
+    return (
+        f"{kind} tuning cannot be merged: its virtual tokens are input, not weights. The adapter is served beside the "
+        "base by luthier chat, or by any program that uses PEFT"
+    )
 
-    model: Any = load_model(base, "float32")
-    for name, layer in load_model(base, trained_as, quantise=tuning).named_modules():
+
+@torch.no_grad()
+def dequantised(base: Base, trained_as: DtypeName, tuning: Qlora, *, scores: bool = False) -> Any:
+    """The base in float32, with each quantised layer's weights as its quantised form stands for them in training."""
+    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
+
+    model: Any = load_model(base, "float32", scores=scores)
+    for name, layer in load_model(base, trained_as, quantise=tuning, scores=scores).named_modules():
         weight: Any = getattr(layer, "weight", None)
         if hasattr(weight, "quant_state"):
             model.get_submodule(name).weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
+        elif getattr(weight, "SCB", None) is not None:
+            model.get_submodule(name).weight.copy_(int8_vectorwise_dequant(weight.CB, weight.SCB))
     return model

@@ -23,13 +23,15 @@ from luthier.text.render import TrainingRow
 class TokenRows:
     """Rows of tokens.
 
-    `ids` int32 [tokens], `trained` bool [tokens], `starts` int64 [rows + 1], `ratings` float32 [rows] or None.
+    `ids` int32 [tokens], `trained` bool [tokens], `starts` int64 [rows + 1], `ratings` float32 [rows] or None. While
+    training, `reference` [rows] or None is the log-probability of each row's trained tokens before any update, in nats.
     """
 
     ids: npt.NDArray[np.int32]
     trained: npt.NDArray[np.bool_]
     starts: npt.NDArray[np.int64]
     ratings: npt.NDArray[np.float32] | None = None
+    reference: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -7,13 +7,15 @@ import torch
 from luthier.errors import TrainingStopped
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import lay_out
-from luthier.models.logprobs import batch_logprobs, plain_logprobs
+from luthier.models.logprobs import batch_logprobs, batch_scores, plain_logprobs, plain_scores
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 
 ROWS = 3
 BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Largest difference of one log-probability in nats; rounding stays far below."""
+ROUNDED = 0.5
+"""The same where activations are rounded to 8 bits: what is rounded how depends on all rows of a batch."""
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Where configs say how far back some layers look."""
 
@@ -41,7 +43,7 @@ def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtyp
         alone = lay_out(rows, [i], packed=False).to(place)
         plain.append(plain_logprobs(model, alone.ids, alone.sources, alone.targets))
     difference = (ours - torch.cat(plain)).abs().max().item()
-    if not difference <= BOUNDS[compute]:
+    if not difference <= (ROUNDED if _rounds(model) else BOUNDS[compute]):
         raise TrainingStopped(
             f"{'packed rows do' if packed else 'the loss head does'} not give the model's own log-probabilities: they "
             f"differ by up to {difference:.3g} nats",
@@ -49,6 +51,37 @@ def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtyp
             fix="set training.packing=false"
             if packed
             else "this model needs a change in luthier/models/logprobs.py; report it",
+        )
+    return difference
+
+
+def _rounds(model: Any) -> bool:
+    """True for a base in 8 bits, whose layers round activations too."""
+    return bool(getattr(causal_model(model), "is_loaded_in_8bit", False))
+
+
+@torch.no_grad()
+def check_scores(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtype) -> float:
+    """The same for a reward model: our score of a row is that of transformers' classifier.
+
+    Returns:
+        The largest difference of a score.
+
+    Raises:
+        TrainingStopped: they differ by more than rounding can explain.
+    """
+    model.eval()
+    place = next(model.parameters()).device
+    chosen = _choose(rows.lengths.tolist(), causal_model(model).config.get_text_config())
+    with attention(causal_model(model), NAME):
+        ours = batch_scores(model, lay_out(rows, chosen, packed=packed).to(place))
+    alone = (lay_out(rows, [i], packed=False).ids.to(place) for i in chosen)
+    difference = (ours - torch.cat([plain_scores(model, ids) for ids in alone])).abs().max().item()
+    if not difference <= (ROUNDED if _rounds(model) else BOUNDS[compute]):
+        raise TrainingStopped(
+            f"the scores are not those of the model's own classifier: they differ by up to {difference:.3g}",
+            where="check before training",
+            fix="set training.packing=false" if packed else "choose another base model",
         )
     return difference
 

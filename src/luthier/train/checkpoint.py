@@ -1,8 +1,10 @@
 """Checkpoints: everything the loop needs to go on to the same bits.
 
 A checkpoint is a folder `step-<n>` with the trainable weights, the optimizer's state, the random state and the loop's
-counters. It is written aside and renamed; `state.json` holds the hash of each file and of its own content, so damage
-is noticed and named.
+counters. Where the weights are shared out over processes (FSDP), each process writes its shares to files of its own,
+`...-<rank>-of-<world>.safetensors`; shares are cut along the first axis, so any number of processes can read them. The
+folder is written aside and renamed; `state.json` holds the hash of each file and of its own content, so damage is
+noticed and named.
 """
 
 import json
@@ -20,34 +22,38 @@ from safetensors.torch import load_file, save_file
 
 from luthier.artifact import digest, disk_error, file_digest, write_text
 from luthier.errors import DataError
+from luthier.train.optimizer import trainable
+from luthier.train.parallel import Parallel, like, local, put, whole
 
-KEEP = 2
-_FILES = ("weights.safetensors", "optimizer.safetensors")
+ALONE = Parallel()
+VERSION = 2
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(slots=True)
 class Progress:
-    """The loop's counters."""
+    """The loop's counters; `smooth` is the sum behind the smoothed loss, `seconds` the time in training."""
 
     step: int = 0
     tokens: int = 0
     best_loss: float = float("inf")
     best_step: int = 0
     worse: int = 0
+    smooth: float = 0.0
+    seconds: float = 0.0
 
 
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training changes, by name, tied ones once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def save_weights(path: Path, model: torch.nn.Module) -> None:
-    """Write the trainable weights to one file.
+def save_weights(path: Path, model: torch.nn.Module, parallel: Parallel = ALONE) -> None:
+    """Write the trainable weights, whole, to one file; every process has to call this, one writes.
 
     Raises:
         Missing: the disk is full or cannot be written.
     """
-    _save({name: p.detach().cpu().contiguous() for name, p in trainable(model).items()}, path)
+    content = {name: whole(p.detach()).cpu().contiguous() for name, p in trainable(model).items()}
+    if parallel.first:
+        aside = path.with_suffix(".writing")
+        _save(content, aside)
+        aside.replace(path)
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
@@ -60,12 +66,15 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"damaged: {error}", where=str(path), fix="delete it and run again") from error
+    _fill(saved, model, path)
+
+
+def _fill(saved: Mapping[str, torch.Tensor], model: torch.nn.Module, path: Path) -> None:
     wanted = trainable(model)
     if saved.keys() != wanted.keys():
         raise DataError("the weights belong to another model", where=str(path), fix="delete it and run again")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
+    for name, parameter in wanted.items():
+        put(parameter.data, saved[name])
 
 
 def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -78,31 +87,53 @@ def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         raise disk_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
-def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
-    """Write a checkpoint under `folder` and delete all but the newest ones.
+def save_checkpoint(
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    parallel: Parallel = ALONE,
+    keep: int = 2,
+) -> Path:
+    """Write a checkpoint under `folder` and delete all but the `keep` newest ones; every process has to call this.
 
     Raises:
         Missing: the disk is full or cannot be written; earlier checkpoints are untouched and nothing half remains.
     """
     place = folder / f"step-{progress.step:08d}"
     aside = folder / ".writing"
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        save_weights(aside / "weights.safetensors", model)
-        _save(_optimizer_state(model, optimizer) | _random_state(), aside / "optimizer.safetensors")
-        hashes = {name: file_digest(aside / name) for name in _FILES}
-        state = {"version": 1, "files": hashes, "progress": asdict(progress)}
-        write_text(aside / "state.json", json.dumps(state | {"sha256": digest(state)}))
-        shutil.rmtree(place, ignore_errors=True)
-        aside.rename(place)
+        if parallel.first:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        parallel.wait()
+        _write(aside, model, optimizer, parallel)
+        parallel.wait()
+        if parallel.first:
+            hashes = {path.name: file_digest(path) for path in sorted(aside.glob("*.safetensors"))}
+            state = {"version": VERSION, "files": hashes, "progress": asdict(progress)}
+            write_text(aside / "state.json", json.dumps(state | {"sha256": digest(state)}))
+            shutil.rmtree(place, ignore_errors=True)
+            aside.rename(place)
     except OSError as error:
         raise disk_error(place, error) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    for old in _checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        if parallel.first:
+            shutil.rmtree(aside, ignore_errors=True)
+    if parallel.first:
+        for old in _checkpoints(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
     return place
+
+
+def _write(aside: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parallel: Parallel) -> None:
+    """This process' files: its shares, or everything where the first process holds that; and its random state."""
+    mine = f"-{parallel.rank}-of-{parallel.world}" if parallel.kind == "fsdp" else ""
+    if mine or parallel.first:
+        weights = {name: local(p.detach()).cpu().contiguous() for name, p in trainable(model).items()}
+        _save(weights, aside / f"weights{mine}.safetensors")
+        _save(_optimizer_state(model, optimizer), aside / f"optimizer{mine}.safetensors")
+    _save(_random_state(), aside / f"random-{parallel.rank}.safetensors")
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -111,9 +142,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parallel: Parallel = ALONE
 ) -> tuple[Progress | None, list[str]]:
-    """Go back to the newest checkpoint that is whole.
+    """Go back to the newest checkpoint that is whole, written by however many processes.
 
     Returns:
         Its counters (None when there is no checkpoint at all), and a sentence for each damaged one that was passed
@@ -130,10 +161,11 @@ def load_checkpoint(
         except DataError as error:
             problems.append(f"checkpoint passed over: {error.where}: {error.what}")
             continue
-        load_weights(place / "weights.safetensors", model)
-        saved = load_file(place / "optimizer.safetensors")
-        _restore_optimizer(model, optimizer, saved)
-        _restore_random(saved)
+        _fill(_joined(place, "weights"), model, place)
+        _restore_optimizer(model, optimizer, _joined(place, "optimizer"))
+        random = place / f"random-{parallel.rank}.safetensors"
+        if random.exists():  # with more processes than before, the new ones begin with seeds of their own
+            _restore_random(load_file(random))
         return Progress(**state["progress"]), problems
     if found:
         raise DataError(
@@ -144,6 +176,15 @@ def load_checkpoint(
     return None, problems
 
 
+def _joined(place: Path, name: str) -> Tensors:
+    """A file's tensors, or those of all shares laid end to end along the first axis."""
+    shares = sorted(place.glob(f"{name}-*-of-*.safetensors"), key=lambda path: int(path.name.split("-")[1]))
+    parts: list[Tensors] = [load_file(path) for path in shares or [place / f"{name}.safetensors"]]
+    if not shares:
+        return parts[0]
+    return {key: torch.cat([p[key] for p in parts]) if value.ndim else value for key, value in parts[0].items()}
+
+
 def _read_state(place: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
@@ -151,19 +192,19 @@ def _read_state(place: Path) -> dict[str, Any]:
         hashes = state["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot be read: {error}", where=str(place / "state.json")) from error
-    if digest(state) != sealed:
+    if digest(state) != sealed or state.get("version") != VERSION:
         raise DataError("its bytes changed since it was written", where=str(place / "state.json"))
-    for name in _FILES:
+    for name, expected in hashes.items():
         path = place / name
-        if not path.is_file() or file_digest(path) != hashes.get(name):
+        if not path.is_file() or file_digest(path) != expected:
             raise DataError("its bytes changed since it was written", where=str(path))
     return state
 
 
-def _optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     names: dict[Any, str] = {p: name for name, p in trainable(model).items()}
     return {
-        f"{key}/{names[parameter]}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{key}/{names[parameter]}": local(torch.as_tensor(value).detach()).cpu().contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
     }
@@ -173,14 +214,17 @@ def _restore_optimizer(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, torch.Tensor]
 ) -> None:
     wanted = trainable(model)
+    whole_numbers = not isinstance(
+        optimizer, torch.optim.AdamW
+    )  # torch keeps `step` as a tensor, bitsandbytes does not
     for path, tensor in saved.items():
         key, _, name = path.partition("/")
         if name in wanted:
-            parameter = wanted[name]
-            optimizer.state[parameter][key] = tensor.to(parameter.device)  # `step` too: fused AdamW wants it there
+            content = like(wanted[name], tensor)  # `step` goes to the device too: fused AdamW wants it there
+            optimizer.state[wanted[name]][key] = int(content) if whole_numbers and key == "step" else content
 
 
-def _random_state() -> dict[str, torch.Tensor]:
+def _random_state() -> Tensors:
     state = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["random.cuda"] = torch.cuda.get_rng_state()

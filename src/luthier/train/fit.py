@@ -1,9 +1,10 @@
 """The stage `train`: load, tune, check, run the loop, save."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,108 +12,174 @@ import torch
 
 from luthier import events
 from luthier.artifact import write_text
-from luthier.errors import TrainingStopped
+from luthier.errors import DataError, TrainingStopped
 from luthier.models.base import Base
-from luthier.models.load import DTYPES, DtypeName, load_model
+from luthier.models.load import DTYPES, DtypeName, device, load_model
 from luthier.models.tuned import save_tuned
-from luthier.models.tuning import quantisation, tune
+from luthier.models.tuning import WHOLE, quantisation, tune
 from luthier.recipe import Recipe, Training, Tuning
 from luthier.text import TokenRows, load_rows
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.batches import Update, schedule
-from luthier.train.check import check_head
+from luthier.train.check import check_head, check_scores
+from luthier.train.checkpoint import load_weights
+from luthier.train.forward import Forward, add_reference, spread, together
 from luthier.train.loop import LoopSettings, Outcome, train
-from luthier.train.objectives import OBJECTIVES
+from luthier.train.objectives import OBJECTIVES, Objective
+from luthier.train.parallel import Parallel
+from luthier.train.probe import measured, probe
 
 VALIDATIONS = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process needs to know to train: the recipe, the tuning and the plan as decided, and where things are.
+
+    `dataset` is a folder with `train.safetensors`, `validation.safetensors` and, with replay, `replay.safetensors`;
+    `out` the artifact's unfinished folder, in which the checkpoints of an interrupted attempt are resumed.
+    """
+
+    recipe: Recipe
+    tuning: Tuning
+    plan: Mapping[str, Any]
+    base: Base
+    dataset: Path
+    out: Path
+
+
 def fit(
-    recipe: Recipe,
-    tuning: Tuning,
-    plan: Mapping[str, Any],
-    base: Base,
+    job: Job,
     tokenizer: Tokenizer,
-    dataset: Path,
-    out: Path,
     log: events.Log,
     on_step: Callable[[events.Step, int], None] = lambda *_: None,
+    parallel: Parallel = Parallel(),  # noqa: B008 - frozen
 ) -> Outcome:
-    """Train what the plan says on a dataset artifact and write the tuned model into `out`.
+    """Train what the plan says on a dataset artifact and write the tuned model into `job.out`.
 
     Args:
-        recipe: for the objective, the training section and the seed.
-        tuning: as decided by the plan.
-        plan: the plan's JSON object.
-        base: the base model.
+        job: what to train.
         tokenizer: saved beside the weights.
-        dataset: folder with `train.safetensors`, `validation.safetensors` and, with replay, `replay.safetensors`.
-        out: the artifact's unfinished folder; the checkpoints of an interrupted attempt in it are resumed.
         log: gets the events.
         on_step: told of each step and of the number of updates.
+        parallel: this process among others; the first one writes.
     """
-    dtype: DtypeName = plan["dtype"]
-    own, validation = load_rows(dataset / "train.safetensors"), load_rows(dataset / "validation.safetensors")
-    replay_path = dataset / "replay.safetensors"
-    rows = own + load_rows(replay_path) if replay_path.exists() else own
-    updates = _updates(recipe, plan, rows, len(own))
-    loaded_as: DtypeName = "float32" if tuning.kind == "full" else dtype  # full tuning keeps float32 master weights
-    model = tune(load_model(base, loaded_as, quantise=quantisation(tuning)), tuning, recipe.seed)
-    packed = _can_pack(model, rows, DTYPES[loaded_as], log) if plan["packing"] else False
+    recipe, plan, dtype = job.recipe, job.plan, _loaded_as(job)
+    objective = OBJECTIVES[recipe.objective.kind](recipe.objective)
+    rows, validation, own = _rows(job, objective)
+    _check_pad(objective, rows, tokenizer)
+    updates = _updates(recipe, plan, rows, own, objective.group)
+    model = _model(job, objective)
+    packed = _can_pack(model, rows, objective, DTYPES[dtype], log) if plan["packing"] else False
     if not packed:
-        check_head(model, rows, packed=False, compute=DTYPES[loaded_as])
-    settings = _settings(recipe.training, plan, updates, tokenizer, recipe.seed, packed=packed)
-    outcome = train(
-        model,
-        OBJECTIVES[recipe.objective.kind](),
-        rows,
-        validation,
-        updates,
-        settings,
-        out,
-        log,
-        lambda step: on_step(step, len(updates)),
-    )
-    save_tuned(model, tokenizer, base, out)
-    speed = outcome.tokens / outcome.seconds if outcome.seconds else 0.0
-    body = asdict(outcome) | {"planned_steps": len(updates), "tokens_per_second": round(speed, 1)}
-    write_text(out / "training.json", json.dumps(body, indent=1) + "\n")
-    (out / "best.safetensors").unlink(missing_ok=True)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        _check(model, rows, objective, packed=False, compute=DTYPES[dtype])
+    settings = _settings(job, updates, tokenizer, packed=packed)
+    if objective.reference:
+        forward = Forward(packed, settings.pad, settings.compute, device())
+        given = (forward, settings.micro_tokens, parallel)
+        rows = add_reference(model, rows, *given, job.out / "reference-train.safetensors")
+        validation = add_reference(model, validation, *given, job.out / "reference-validation.safetensors")
+        parallel.wait()
+    if recipe.training.probe and parallel.world == 1 and not (job.out / "checkpoints").exists():
+        probe(model, objective, rows, updates, settings, plan, log)
+
+    def told(step: events.Step) -> None:
+        on_step(step, len(updates))
+
+    outcome = train(model, objective, rows, validation, updates, settings, job.out, log, told, parallel)
+    log.write(events.MemoryMeasured(plan["memory"]["total"], measured(device()), probe=False))
+    if parallel.first:
+        _finish(job, model, tokenizer, outcome, len(updates), parallel)
+    parallel.wait()
     return outcome
 
 
-def _can_pack(model: Any, rows: TokenRows, compute: torch.dtype, log: events.Log) -> bool:
-    """Whether packed rows give this model's own log-probabilities; a warning says so where they do not."""
+def _loaded_as(job: Job) -> DtypeName:
+    """Trained weights of the base itself are kept in float32; what is frozen, in the plan's format."""
+    planned: DtypeName = job.plan["dtype"]
+    return "float32" if job.tuning.kind in WHOLE else planned
+
+
+def _model(job: Job, objective: Objective) -> torch.nn.Module:
+    loaded = load_model(job.base, _loaded_as(job), quantise=quantisation(job.tuning), scores=objective.scores)
+    return tune(loaded, job.tuning, job.recipe.seed)
+
+
+def _rows(job: Job, objective: Objective) -> tuple[TokenRows, TokenRows, int]:
+    """Training rows with those of replay after them, validation rows, and how many of the first are the user's."""
+    own, validation = (load_rows(job.dataset / f"{side}.safetensors") for side in ("train", "validation"))
+    replay = job.dataset / "replay.safetensors"
+    rows = own + load_rows(replay) if replay.exists() else own
+    return objective.rows(rows), objective.rows(validation), len(objective.rows(own))
+
+
+def _finish(
+    job: Job, model: torch.nn.Module, tokenizer: Tokenizer, outcome: Outcome, planned: int, parallel: Parallel
+) -> None:
+    """Save the tuned model and what is to be known of its training; what was only needed to resume goes."""
+    if parallel.kind == "fsdp":  # this process holds a share; the best weights are whole on disk
+        model = _model(job, OBJECTIVES[job.recipe.objective.kind](job.recipe.objective))
+        load_weights(job.out / "best.safetensors", model)
+    save_tuned(model, tokenizer, job.base, job.out)
+    speed = outcome.tokens / outcome.seconds if outcome.seconds else 0.0
+    body = asdict(outcome) | {"planned_steps": planned, "tokens_per_second": round(speed, 1)}
+    write_text(job.out / "training.json", json.dumps(body, indent=1) + "\n")
+    for path in (job.out / "best.safetensors", *job.out.glob("reference-*.safetensors")):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(job.out / "checkpoints", ignore_errors=True)
+
+
+def _check_pad(objective: Objective, rows: TokenRows, tokenizer: Tokenizer) -> None:
+    """A classifier of transformers reads the score at the last token that is not padding."""
+    if not objective.scores:
+        return
+    pad = tokenizer.pad_token_id
+    ends = set(rows.ids[rows.starts[1:] - 1].tolist())
+    if pad is None or pad in ends:
+        what = "there is no pad token" if pad is None else f"the pad token {tokenizer.pad_token!r} also ends rows"
+        raise DataError(
+            f"{what}, so whoever opens the reward model would read its score at another place",
+            where="tokenizer",
+            fix="give it a pad token of its own in tokenizer_config.json",
+        )
+
+
+def _check(model: Any, rows: TokenRows, objective: Objective, *, packed: bool, compute: torch.dtype) -> None:
+    check = check_scores if objective.scores else check_head
+    check(model, rows, packed=packed, compute=compute)
+
+
+def _can_pack(model: Any, rows: TokenRows, objective: Objective, compute: torch.dtype, log: events.Log) -> bool:
+    """Whether packed rows give this model's own numbers; a warning says so where they do not."""
     try:
-        check_head(model, rows, packed=True, compute=compute)
+        _check(model, rows, objective, packed=True, compute=compute)
     except TrainingStopped as error:
         log.write(events.Warned(f"{error.what}; every row gets a sequence of its own instead"))
         return False
     return True
 
 
-def _updates(recipe: Recipe, plan: Mapping[str, Any], rows: TokenRows, own: int) -> list[Update]:
+def _updates(recipe: Recipe, plan: Mapping[str, Any], rows: TokenRows, own: int, group: int) -> list[Update]:
+    """The schedule, over groups of rows that belong together, in row numbers."""
     updates = schedule(
-        rows.lengths.tolist(),
-        rows.trained_counts.tolist(),
-        own=own,
+        together(rows.lengths.tolist(), group),
+        together(rows.trained_counts.tolist(), group),
+        own=own // group,
         replay_share=recipe.data.replay.share if recipe.data.replay else 0.0,
         epochs=recipe.training.epochs,
         batch_tokens=plan["batch_tokens"],
         micro_tokens=plan["micro_batch_tokens"],
         seed=recipe.seed,
     )
-    return updates[: recipe.training.max_steps]
+    return [[spread(numbers, group) for numbers in update] for update in updates[: recipe.training.max_steps]]
 
 
-def _settings(
-    training: Training, plan: Mapping[str, Any], updates: list[Update], tokenizer: Tokenizer, seed: int, *, packed: bool
-) -> LoopSettings:
+def _settings(job: Job, updates: list[Update], tokenizer: Tokenizer, *, packed: bool) -> LoopSettings:
+    training: Training = job.recipe.training
     an_epoch = max(1, round(len(updates) / training.epochs))
     every = training.validate_every or max(1, min(an_epoch, len(updates) // VALIDATIONS))
     return LoopSettings(
-        learning_rate=plan["learning_rate"],
+        learning_rate=job.plan["learning_rate"],
         schedule=training.schedule,
         warmup=training.warmup,
         weight_decay=training.weight_decay,
@@ -121,8 +188,14 @@ def _settings(
         checkpoint_every=training.checkpoint_every or every,
         patience=training.patience,
         packed=packed,
-        micro_tokens=plan["micro_batch_tokens"],
-        compute=DTYPES[plan["dtype"]],
+        micro_tokens=job.plan["micro_batch_tokens"],
+        compute=DTYPES[job.plan["dtype"]],
         pad=tokenizer.pad_token_id or 0,
-        seed=seed,
+        seed=job.recipe.seed,
+        optimizer=training.optimizer,
+        lora_plus=getattr(job.tuning, "lora_plus", None) or 1.0,
+        noise=training.neftune,
+        recompute=job.plan["recompute"],
+        seconds=math.inf if training.max_minutes is None else 60 * training.max_minutes,
+        keep=training.keep_checkpoints,
     )

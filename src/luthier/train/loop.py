@@ -10,23 +10,30 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from luthier import events
 from luthier.errors import Interrupted, TrainingStopped
 from luthier.models.attention import NAME, attention
-from luthier.models.batch import Batch, best_fit, lay_out
+from luthier.models.batch import Batch, best_fit
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.train.batches import Update
-from luthier.train.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights, trainable
+from luthier.train.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint, save_weights
+from luthier.train.forward import Forward, MicroBatch, spread, together
 from luthier.train.objectives import Objective
+from luthier.train.optimizer import make_optimizer, rate, trainable
+from luthier.train.parallel import Parallel, whole
+
+SMOOTHING = 0.9
+"""Weight of the past in the smoothed loss that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,17 @@ class LoopSettings:
     pad: int
     seed: int
     betas: tuple[float, float] = (0.9, 0.999)
+    optimizer: str = "adamw"
+    lora_plus: float = 1.0
+    """How many times faster LoRA's B learns."""
+    noise: float = 0.0
+    """NEFTune's alpha."""
+    recompute: bool = False
+    """Drop the activations of each block in the forward pass and compute them again in the backward pass."""
+    seconds: float = math.inf
+    """Stop after this time in training, those of earlier attempts included."""
+    keep: int = 2
+    """Newest checkpoints kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +79,6 @@ class Outcome:
     stopped: str | None
 
 
-def rate(step: int, steps: int, settings: LoopSettings) -> float:
-    """Learning rate of update `step` (from 0): a linear warm-up, then the schedule, down to a tenth of the peak."""
-    rise = max(1, round(settings.warmup * steps)) if settings.warmup else 0
-    if step < rise:
-        return settings.learning_rate * (step + 1) / rise
-    done = (step - rise) / max(1, steps - rise)
-    shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[settings.schedule]
-    return settings.learning_rate * (0.1 + 0.9 * shape)
-
-
-def make_optimizer(model: torch.nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); vectors (norms, biases) are not decayed."""
-    parameters = list(trainable(model).values())
-    matrices = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=settings.betas, fused=True)
-
-
 def train(
     model: torch.nn.Module,
     objective: Objective,
@@ -90,26 +89,30 @@ def train(
     folder: Path,
     log: events.Log,
     on_step: Callable[[events.Step], None] = lambda _: None,
+    parallel: Parallel = Parallel(),  # noqa: B008 - frozen
 ) -> Outcome:
     """Train `model` in place and leave the weights with the lowest validation loss in it.
 
     Args:
         model: with the trainable parameters marked; in the compute format or, for full tuning, float32.
         objective: the loss.
-        rows: all training rows, those of replay included.
+        rows: all training rows, those of replay included, as the objective wants them.
         validation: the rows that decide which weights are best.
-        updates: from `batches.schedule`.
+        updates: from `batches.schedule`, in row numbers.
         settings: of the loop.
         folder: holds `checkpoints/` and `best.safetensors`; what an interrupted run left there is resumed.
         log: gets steps, validations, checkpoints.
         on_step: told of each step as it is logged.
+        parallel: this process among others.
 
     Raises:
         TrainingStopped: the loss or the gradient is not finite, the gradient is zero, or no weight moved.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
         Missing: the disk is full.
     """
-    loop = _Loop(model, objective, rows, validation, updates, settings, folder, log, on_step)
+    if settings.recompute:
+        causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+    loop = _Loop(model, objective, rows, validation, updates, settings, folder, log, on_step, parallel)
     with attention(causal_model(model), NAME), _stop_signals() as stopping:
         return loop.run(stopping)
 
@@ -128,57 +131,71 @@ class _Loop:
         folder: Path,
         log: events.Log,
         on_step: Callable[[events.Step], None],
+        parallel: Parallel,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.rows, self.validation, self.updates = rows, validation, updates
         self.checkpoints, self.best = folder / "checkpoints", folder / "best.safetensors"
-        self.log, self.on_step = log, on_step
+        self.log, self.on_step, self.parallel = log, on_step, parallel
         self.device = next(model.parameters()).device
+        self.forward = Forward(settings.packed, settings.pad, settings.compute, self.device)
+        self.step = parallel.wrap(MicroBatch(model, objective), model, settings.compute)
         self.read_every = 1 if self.device.type == "cpu" else 10
         self.optimizer = make_optimizer(model, settings)
         self.progress = Progress()
-        self.unread: list[tuple[int, torch.Tensor, torch.Tensor, float, int]] = []
+        self.unread: list[tuple[int, torch.Tensor, torch.Tensor, float, int, dict[str, torch.Tensor]]] = []
         self.clock = time.monotonic()
         self.clock_tokens = 0
 
     def run(self, stopping: Callable[[], bool]) -> Outcome:
         """All updates from where the last checkpoint stands."""
-        started = time.monotonic()
         initial = _fingerprints(self.model)
-        torch.manual_seed(self.settings.seed)
+        torch.manual_seed(self.settings.seed + self.parallel.rank)
         self._resume()
+        started = time.monotonic() - self.progress.seconds
         self.clock, self.clock_tokens = time.monotonic(), self.progress.tokens
-        while self.progress.step < len(self.updates) and not self._stale:
+        late = False
+        while self.progress.step < len(self.updates) and not (stopped := self._why_stop(late=late)):
             self._update(self.updates[self.progress.step])
             step, last = self.progress.step, self.progress.step == len(self.updates)
+            self.progress.seconds = time.monotonic() - started
+            late = self._any(self.progress.seconds > self.settings.seconds)
             if step % self.read_every == 0 or last:
                 self._read()
-            if step % self.settings.validate_every == 0 or last:
+            if step % self.settings.validate_every == 0 or last or late:
                 self._validate()
-            if step % self.settings.checkpoint_every == 0 and not last:
+            asked = self._any(stopping())
+            if (step % self.settings.checkpoint_every == 0 and not last) or asked:
                 self._checkpoint()
-            if stopping():
-                self._checkpoint()
+            if asked:
                 self.log.write(events.Stopped(step, "interrupted"))
                 raise Interrupted(
                     f"stopped after update {step}; the state is saved", fix="run the same command to go on"
                 )
-        stopped = None
-        if self._stale:
-            stopped = f"no better validation loss in {self.progress.worse} validations"
+        if stopped := self._why_stop(late=late):
             self.log.write(events.Stopped(self.progress.step, stopped))
+        self.parallel.wait()
         if self.best.exists():
             load_weights(self.best, self.model)
         _check_moved(initial, _fingerprints(self.model), self.log)
         p = self.progress
         return Outcome(p.step, p.best_step, p.best_loss, p.tokens, time.monotonic() - started, stopped)
 
-    @property
-    def _stale(self) -> bool:
-        return self.progress.worse >= self.settings.patience
+    def _why_stop(self, *, late: bool) -> str | None:
+        if self.progress.worse >= self.settings.patience:
+            return f"no better validation loss in {self.progress.worse} validations"
+        if late and self.progress.step < len(self.updates):
+            return f"the time of {self.settings.seconds:.0f} s is up"
+        return None
+
+    def _any(self, flag: bool) -> bool:
+        """The flag as raised by any process, so that all do the same."""
+        if self.parallel.world == 1:
+            return flag
+        return bool(self.parallel.total(torch.tensor(float(flag), device=self.device)).item())
 
     def _resume(self) -> None:
-        found, problems = load_checkpoint(self.checkpoints, self.model, self.optimizer)
+        found, problems = load_checkpoint(self.checkpoints, self.model, self.optimizer, self.parallel)
         for problem in problems:
             self.log.write(events.Warned(problem))
         if found is not None:
@@ -186,42 +203,65 @@ class _Loop:
         # Written also for a start from nothing: steps that an earlier attempt logged no longer count.
         self.log.write(events.Resumed(self.progress.step))
 
-    def _batch(self, rows: TokenRows, numbers: list[int]) -> Batch:
-        return lay_out(rows, numbers, packed=self.settings.packed, pad=self.settings.pad).to(self.device)
-
-    @property
-    def _autocast(self) -> Any:
-        on = self.settings.compute != torch.float32
-        return torch.autocast(self.device.type, dtype=self.settings.compute, enabled=on)
-
     def _update(self, update: Update) -> None:
-        """One optimizer step over the micro-batches of an update: one token, one weight, wherever it lies."""
+        """One optimizer step over the micro-batches of an update: one unit, one weight, wherever it lies."""
         self.model.train()
-        batches = [self._batch(self.rows, numbers) for numbers in update]
-        units = sum(self.objective.units(batch) for batch in batches)
+        mine = self.parallel.share(update)
+        self._begin(self.rows, [numbers for numbers, _ in mine])
+        self.model.train()
+        learned = [(self.objective.learned(numbers), weight) for numbers, weight in mine]
+        batches = [(self.forward.lay(self.rows, numbers, self.settings.noise), weight) for numbers, weight in learned]
+        counts = [sum(weight * self.objective.units(batch) for batch, weight in batches)]
+        counts.append(sum(weight * batch.tokens for batch, weight in batches))
+        units, tokens = self.parallel.total(torch.tensor(counts, dtype=torch.float64)).tolist()
         total = torch.zeros((), device=self.device)
-        for batch in batches:
-            with self._autocast:
-                loss = self.objective.loss(self.model, batch) / units
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip)
+        watched: dict[str, torch.Tensor] = {}
+        for number, (batch, weight) in enumerate(batches, 1):
+            with self._synced(last=number == len(batches)), self.forward.autocast:
+                loss = self.step(batch)
+                # Both wrappers average over processes, and the divisor is that of all of them: hence the factor.
+                (loss.total * (weight * self.parallel.world / units)).backward()
+            total += loss.total.detach() * (weight / units)
+            for name, value in loss.metrics.items():
+                watched[name] = watched.get(name, 0) + value * (weight / units)
+        norm = whole(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip))
         now = rate(self.progress.step, len(self.updates), self.settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = now
+            group["lr"] = now * group["factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        self.progress.tokens += sum(batch.tokens for batch in batches)
-        self.unread.append((self.progress.step, total, norm, now, self.progress.tokens))
+        self.progress.tokens += int(tokens)
+        self.unread.append((self.progress.step, total, norm, now, self.progress.tokens, watched))
+
+    def _synced(self, *, last: bool) -> Any:
+        """DDP sums gradients over processes once an update, with the last micro-batch."""
+        return nullcontext() if last or not isinstance(self.step, DistributedDataParallel) else self.step.no_sync()
+
+    @torch.no_grad()
+    def _begin(self, rows: TokenRows, groups: list[list[int]]) -> None:
+        """Let the objective look at the whole update first, with dropout off."""
+
+        def sums(numbers: list[int]) -> tuple[torch.Tensor, Batch]:
+            self.model.eval()
+            batch = self.forward.lay(rows, numbers)
+            with self.forward.autocast:
+                return self.step(batch, sums=True), batch
+
+        self.objective.begin(groups, sums, self.parallel.total)
 
     def _read(self) -> None:
         """Fetch what the device holds of the last updates, check it, and log it."""
         seconds = max(1e-9, time.monotonic() - self.clock)
         speed = (self.progress.tokens - self.clock_tokens) / seconds
         unread, self.unread = self.unread, []
-        for step, loss, norm, now, tokens in unread:
-            event = events.Step(step, loss.item(), now, norm.item(), tokens, round(speed, 1))
+        for step, loss, norm, now, tokens, watched in unread:
+            names = list(watched)
+            values = self.parallel.total(torch.stack([loss, *(watched[name].float() for name in names)])).tolist()
+            self.progress.smooth = SMOOTHING * self.progress.smooth + (1 - SMOOTHING) * values[0]
+            smooth = self.progress.smooth / (1 - SMOOTHING**step)  # as if all steps before the first had been like it
+            metrics = dict(zip(names, values[1:], strict=True))
+            event = events.Step(step, values[0], now, norm.item(), tokens, round(speed, 1), smooth, metrics)
             self.log.write(event)
             _check_finite(event)
             self.on_step(event)
@@ -229,45 +269,66 @@ class _Loop:
 
     def _validate(self) -> None:
         """Validation loss; the weights are kept when it is the lowest so far."""
-        loss = self.validation_loss()
+        loss, metrics = self.validation_loss()
         if not math.isfinite(loss):
             raise _not_finite("validation loss", self.progress.step)
         best = loss < self.progress.best_loss
         if best:
             self.progress.best_loss, self.progress.best_step, self.progress.worse = loss, self.progress.step, 0
-            aside = self.best.with_suffix(".writing")
-            save_weights(aside, self.model)
-            aside.replace(self.best)
+            save_weights(self.best, self.model, self.parallel)
         else:
             self.progress.worse += 1
-        self.log.write(events.Validated(self.progress.step, loss, best))
+        self.log.write(events.Validated(self.progress.step, loss, best, metrics))
         self.clock = time.monotonic()
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss per unit over all validation rows, in nats per trained token for SFT."""
-        return mean_loss(self.model, self.objective, self.validation, self.settings, self.device)
+    def validation_loss(self) -> tuple[float, dict[str, float]]:
+        """Mean loss per unit over all validation rows, in nats per trained token for SFT, and the means of the rest."""
+        return mean_loss(
+            self.step, self.objective, self.validation, self.forward, self.settings.micro_tokens, self.parallel
+        )
 
     def _checkpoint(self) -> None:
         self._read()
-        place = save_checkpoint(self.checkpoints, self.model, self.optimizer, self.progress)
+        place = save_checkpoint(
+            self.checkpoints, self.model, self.optimizer, self.progress, self.parallel, self.settings.keep
+        )
         self.log.write(events.Checkpointed(self.progress.step, place.name))
         self.clock = time.monotonic()
 
 
 @torch.no_grad()
 def mean_loss(
-    model: torch.nn.Module, objective: Objective, rows: TokenRows, settings: LoopSettings, device: torch.device
-) -> float:
+    step: Any,
+    objective: Objective,
+    rows: TokenRows,
+    forward: Forward,
+    micro_tokens: int,
+    parallel: Parallel = Parallel(),  # noqa: B008 - frozen
+) -> tuple[float, dict[str, float]]:
     """The objective's mean over rows: summed losses divided by summed units, whatever the batches."""
-    model.eval()
-    total, units = 0.0, 0
-    for numbers in best_fit(rows.lengths.tolist(), settings.micro_tokens):
-        batch = lay_out(rows, numbers, packed=settings.packed, pad=settings.pad).to(device)
-        with torch.autocast(device.type, dtype=settings.compute, enabled=settings.compute != torch.float32):
-            total += objective.loss(model, batch).item()
-        units += objective.units(batch)
-    return total / units
+    step.eval()
+
+    def sums(numbers: list[int]) -> tuple[torch.Tensor, Batch]:
+        batch = forward.lay(rows, numbers)
+        with forward.autocast:
+            return step(batch, sums=True), batch
+
+    fitted = best_fit(together(rows.lengths.tolist(), objective.group), micro_tokens)
+    groups = parallel.share([spread(numbers, objective.group) for numbers in fitted])
+    objective.begin([numbers for numbers, _ in groups], sums, parallel.total)
+    parts: dict[str, float] = {"loss": 0.0, "units": 0.0}
+    for numbers, weight in groups:
+        batch = forward.lay(rows, objective.learned(numbers))
+        with forward.autocast:
+            loss = step(batch)
+        values = {"loss": loss.total.item(), "units": objective.units(batch)}
+        for name, value in (values | {name: value.item() for name, value in loss.metrics.items()}).items():
+            parts[name] = parts.get(name, 0.0) + weight * value
+    found = parallel.total(torch.tensor(list(parts.values()), dtype=torch.float64, device=forward.device)).tolist()
+    means = dict(zip(parts, (value / found[1] for value in found), strict=True))
+    del means["units"]
+    return means.pop("loss"), means
 
 
 def _not_finite(what: str, step: int) -> TrainingStopped:
@@ -293,10 +354,11 @@ def _check_finite(event: events.Step) -> None:
 
 def _fingerprints(model: torch.nn.Module) -> dict[str, tuple[float, float]]:
     """Two sums per trainable tensor, which change when the tensor moves."""
-    return {
-        name: (p.detach().double().sum().item(), p.detach().double().square().sum().item())
-        for name, p in trainable(model).items()
-    }
+    found = {}
+    for name, parameter in trainable(model).items():
+        content = whole(parameter.detach()).double()
+        found[name] = (content.sum().item(), content.square().sum().item())
+    return found
 
 
 def _check_moved(

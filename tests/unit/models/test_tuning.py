@@ -45,7 +45,7 @@ def test_full_tuning_trains_everything(tied: bool) -> None:
 
 
 def test_an_unknown_layer_name_is_refused_with_those_there_are() -> None:
-    with pytest.raises(RecipeError, match="no linear layer named w_pack, lm_head; it has: " + ", ".join(SEVEN)):
+    with pytest.raises(RecipeError, match="no layer named w_pack, lm_head; it has: " + ", ".join(SEVEN)):
         tuned(Lora(kind="lora", target_modules=["q_proj", "w_pack", "lm_head"]))
     assert linear_names(load_model(base(), "float32", quantise=Qlora(kind="qlora"))) == SEVEN
 

@@ -20,7 +20,7 @@ from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 from luthier.train import check
 from luthier.train.check import check_head
-from luthier.train.fit import fit
+from luthier.train.fit import Job, fit
 
 PLAN = {
     "dtype": "float32",
@@ -28,6 +28,11 @@ PLAN = {
     "batch_tokens": 100,
     "micro_batch_tokens": 60,
     "learning_rate": 5e-3,
+    "recompute": False,
+    "processes": 1,
+    "parallel": "one",
+    "memory": {"total": 10**9},
+    "memory_available": 10**10,
 }
 
 
@@ -49,7 +54,7 @@ def go(dataset: Path, out: Path, kind: str = "lora", on_step: Any = lambda *_: N
     recipe = build_recipe(given | sections)
     out.mkdir(exist_ok=True)
     log = events.Log(out.with_suffix(".jsonl"))
-    return fit(recipe, TUNED[kind], PLAN, base(), tokenizer(), dataset, out, log, on_step)
+    return fit(Job(recipe, TUNED[kind], PLAN, base(), dataset, out), tokenizer(), log, on_step)
 
 
 @pytest.mark.parametrize("kind", sorted(TUNED))

@@ -12,9 +12,11 @@ from luthier import events
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import lay_out
 from luthier.models.tuning import causal_model
+from luthier.recipe import Sft as Section
 from luthier.text import TokenRows
+from luthier.train.forward import Forward, MicroBatch
 from luthier.train.loop import mean_loss, train
-from luthier.train.objectives import Sft
+from luthier.train.objectives.sft import Sft
 
 ROWS = random_rows([12, 30, 7, 21, 5, 40, 9, 16])
 
@@ -38,7 +40,7 @@ def of_loss(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def mean(model: Any, rows: TokenRows, numbers: list[int], *, packed: bool) -> torch.Tensor:
     batch = lay_out(rows, numbers, packed=packed)
-    return Sft().loss(model, batch) / Sft().units(batch)
+    return Sft(Section()).loss(model, batch).total / Sft(Section()).units(batch)
 
 
 def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -73,14 +75,14 @@ def test_one_update_is_the_same_in_one_micro_batch_or_in_unequal_ones(
     found = []
     for number, update in enumerate([[list(range(8))], [[0], [1, 2, 3, 6], [4], [5, 7]]]):
         model = moved(kind)
-        optimizer = Watched([p for p in model.parameters() if p.requires_grad], lr=0.0)
+        optimizer = Watched([{"params": [p for p in model.parameters() if p.requires_grad], "factor": 1.0}], lr=0.0)
         monkeypatch.setattr("luthier.train.loop.make_optimizer", lambda *_, it=optimizer: it)
         monkeypatch.setattr("luthier.train.loop._check_moved", lambda *_: None)
         folder = tmp_path / str(number)
         folder.mkdir()
         log = events.Log(folder / "events.jsonl")
         limits = settings(clip=1e9, packed=packed)
-        train(model, Sft(), ROWS, ROWS, [update], limits, folder, log)
+        train(model, Sft(Section()), ROWS, ROWS, [update], limits, folder, log)
         names = {id(p): name for name, p in model.named_parameters()}
         found.append({names[key]: gradient for key, gradient in optimizer.seen.items()})
     close(*found)
@@ -92,9 +94,9 @@ def test_the_validation_loss_is_the_mean_over_tokens_whatever_the_batches() -> N
         expected = mean(model.eval(), ROWS, list(range(8)), packed=False).item()
         for micro in (1, 30, 60, 1000):
             for packed in (True, False):
-                limits = settings(micro_tokens=micro, packed=packed)
-                found = mean_loss(model, Sft(), ROWS, limits, torch.device("cpu"))
-                assert found == pytest.approx(expected, abs=1e-5)
+                forward = Forward(packed, 0, torch.float32, torch.device("cpu"))
+                found = mean_loss(MicroBatch(model, Sft(Section())), Sft(Section()), ROWS, forward, micro)
+                assert found[0] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture

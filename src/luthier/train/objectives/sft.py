@@ -2,19 +2,18 @@
 
 from typing import Any
 
-import torch
-
 from luthier.models.batch import Batch
 from luthier.models.logprobs import batch_logprobs
+from luthier.train.objectives.objective import Loss, Objective
 
 
-class Sft:
+class Sft(Objective):
     """Loss = -sum over trained tokens t of log p(t | what stands before t in its row); the units are trained tokens."""
 
     def units(self, batch: Batch) -> int:
         """Trained tokens."""
         return len(batch.targets)
 
-    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Any, batch: Batch) -> Loss:
         """Summed negative log-likelihood, in nats."""
-        return -batch_logprobs(model, batch).sum()
+        return Loss(-batch_logprobs(model, batch).sum())
