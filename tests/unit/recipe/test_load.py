@@ -37,7 +37,7 @@ def refusal(*overrides: str, **sections: object) -> str:
         ({"tuning": {"kind": "qlora", "rnak": 3}}, "unknown key 'tuning.rnak'; did you mean 'rank'?"),
         ({"tuning": {"kind": "full", "rank": 4}}, "unknown key 'tuning.rank'; known keys: kind"),
         ({"tuning": {"kind": "auto", "rank": 4}}, "unknown key 'tuning.rank'; known keys: kind"),
-        ({"tuning": {"kind": "lora", "lora": 4}}, "unknown key 'tuning.lora'; did you mean 'rank'?"),
+        ({"tuning": {"kind": "lora", "ranks": 4}}, "unknown key 'tuning.ranks'; did you mean 'rank'?"),
         ({"tuning": {"kind": "lora", "double_quantisation": True}}, "unknown key 'tuning.double_quantisation'"),
     ],
 )
