@@ -2,9 +2,32 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from luthier.recipe.section import Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class PlainTemplate(Section):
+    """How turns are written for a model without a chat template: plain text, saved as a chat template."""
+
+    prompt: str
+    """A question, with `{prompt}` where its text stands, such as `"Question: {prompt}\\nAnswer:"`."""
+    completion: str = " {completion}"
+    """An answer, with `{completion}` where its text stands; the tokenizer's end token follows it."""
+    system: str | None = None
+    """A system text, with `{system}` where it stands. Without this a system turn is refused."""
+
+    @model_validator(mode="after")
+    def _each_field_stands_once(self) -> "PlainTemplate":
+        for name in ("prompt", "completion", "system"):
+            text = getattr(self, name)
+            if text is not None and text.count("{" + name + "}") != 1:
+                raise ValueError(f"model.chat_template.{name} needs {{{name}}} in it, once")
+        if self.completion.partition("{completion}")[0].strip():
+            raise ValueError("what stands before {completion} is the model's to write; put it at the end of the prompt")
+        return self
 
 
 class Model(Section):
@@ -20,8 +43,9 @@ class Model(Section):
     new_tokens: tuple[str, ...] = ()
     """Control tokens that the vocabulary lacks, for example `<|im_start|>` for a base model that is to learn to chat.
     Their embeddings begin at the mean of all others and are trained, with `full`, `lora` and `qlora`."""
-    chat_template: str | None = None
-    """A file with a chat template (Jinja), for a model that comes without one. Beside the recipe first."""
+    chat_template: str | PlainTemplate | None = None
+    """For a base model that has no chat template: a file with one (Jinja, looked for beside the recipe first), or how
+    turns are written in plain text. It takes the place of one that the model has, and is saved with the tuned model."""
     end_token: str | None = None
     """The token that ends an answer, where it is not the tokenizer's own end token."""
     trust_remote_code: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 from luthier.errors import RecipeError, TemplateError
 from luthier.text.encode import Encoder, TrainingRow
 from luthier.text.layout import Text, Train, lay_out, prompt_text
+from luthier.text.recognise import read_back
 from luthier.text.template import mark_typed, template_of
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example, Json, Message
@@ -46,7 +47,7 @@ def render(
     turns = [turn if isinstance(turn, Message) else _message(turn) for turn in messages]
     texts = lay_out(turns, template_of(tokenizer, tools), tools=tools, train=train)
     rows: list[TrainingRow] = []
-    for row in _encoder(tokenizer).rows(texts):
+    for row in encoder_of(tokenizer).rows(texts):
         if isinstance(row, TemplateError):
             raise row
         rows.append(row)
@@ -65,7 +66,7 @@ def render_batch(
         raise RecipeError(
             "the model has no chat template, and the rows are conversations",
             where="model.base",
-            fix="give model.template.prompt and model.template.completion in the recipe, or choose a chat model",
+            fix="give model.chat_template.prompt and .completion in the recipe, or choose a chat model",
         )
     texts: list[list[Text] | TemplateError] = []
     for example in examples:
@@ -73,7 +74,7 @@ def render_batch(
             texts.append(_texts(example, tokenizer, train))
         except TemplateError as error:
             texts.append(error)
-    rows = iter(_encoder(tokenizer).rows([text for found in texts if isinstance(found, list) for text in found]))
+    rows = iter(encoder_of(tokenizer).rows([text for found in texts if isinstance(found, list) for text in found]))
     return [_joined([next(rows) for _ in found]) if isinstance(found, list) else found for found in texts]
 
 
@@ -81,7 +82,7 @@ def render_prompt(
     messages: Sequence[Message], tokenizer: Tokenizer, *, tools: Sequence[Json] | None = None
 ) -> list[int]:
     """The ids to generate an answer from: the conversation with the generation prompt, as a server renders it."""
-    return _encoder(tokenizer).ids(prompt_text(messages, template_of(tokenizer, tools), tools))
+    return encoder_of(tokenizer).ids(prompt_text(messages, template_of(tokenizer, tools), tools))
 
 
 def _joined(rows: Sequence[TrainingRow | TemplateError]) -> list[TrainingRow] | TemplateError:
@@ -90,9 +91,13 @@ def _joined(rows: Sequence[TrainingRow | TemplateError]) -> list[TrainingRow] | 
 
 
 def _texts(example: Example, tokenizer: Tokenizer, train: Train) -> list[Text]:
-    if example.text is not None:
-        return [_plain(example.text, tokenizer)]
     tools = example.tools or None
+    template = template_of(tokenizer, tools) if tokenizer.chat_template else None
+    if example.text is not None:
+        messages = read_back(example.text, template)
+        if messages is None or template is None:
+            return [_plain(example.text, tokenizer)]
+        return lay_out(messages, template, train=train)
     return lay_out(example.messages, template_of(tokenizer, tools), tools=tools, train=train)
 
 
@@ -100,11 +105,12 @@ def _plain(text: str, tokenizer: Tokenizer) -> Text:
     """A plain text with the model's begin and end tokens; all but the begin token is trained."""
     begin = tokenizer.bos_token or ""
     end = tokenizer.eos_token or ""
-    text = mark_typed(text, _encoder(tokenizer).controls)
+    text = mark_typed(text, encoder_of(tokenizer).controls)
     return Text(begin + text + end, [(len(begin), len(begin) + len(text) + len(end))])
 
 
-def _encoder(tokenizer: Tokenizer) -> Encoder:
+def encoder_of(tokenizer: Tokenizer) -> Encoder:
+    """The encoder of a tokenizer; made once."""
     if tokenizer not in _ENCODERS:
         _ENCODERS[tokenizer] = Encoder(tokenizer)
     return _ENCODERS[tokenizer]

@@ -63,8 +63,8 @@ class Template:
         self.bos, self.eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
         self.atoms = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
         self.marked = bool(_MARKS.search(source))
-        self._now = datetime.now()  # noqa: DTZ005 - as transformers does it
-        self._always = {**tokenizer.special_tokens_map, "strftime_now": self._now.strftime, "documents": None}
+        now = datetime.now()  # noqa: DTZ005 - as transformers does it
+        self._always = {**tokenizer.special_tokens_map, "strftime_now": now.strftime, "documents": None}
         try:
             self._compiled: Any = _compile_jinja_template(source)
         except Exception as error:  # jinja's own errors, which are imported with it
@@ -223,7 +223,7 @@ def template_of(tokenizer: Tokenizer, tools: Sequence[Json] | None = None) -> Te
     if not tokenizer.chat_template:
         raise TemplateError(
             "the model has no chat template, so a conversation has no defined text",
-            fix="give model.template in the recipe, choose a chat model, or train on rows with one `text` field",
+            fix="give model.chat_template in the recipe, choose a chat model, or train on rows with one `text` field",
         )
     source = tokenizer.chat_template
     if not isinstance(source, str):  # several, of which one is for tools

@@ -192,7 +192,7 @@ def test_conversations_without_a_template_stop_at_once(changed: Any) -> None:
     changed.chat_template = None
     with pytest.raises(RecipeError, match="the rows are conversations") as caught:
         render_batch([Example("f", 1, tuple(TALK))], changed)
-    assert "model.template" in str(caught.value.fix)
+    assert "model.chat_template" in str(caught.value.fix)
 
 
 def test_a_prompt_that_is_tokenised_otherwise_within_the_whole_is_refused(changed: Any) -> None:

@@ -1,0 +1,119 @@
+"""The checks before training, on the user's own rows and model: is what will be trained what will be served?
+
+They know nothing of how the rows were made. Each row is looked at for its end and its beginning; of some the whole is
+made once more by transformers' own `apply_chat_template` and compared.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from luthier.errors import DataError, TemplateError
+from luthier.text.encode import TrainingRow
+from luthier.text.template import Form, template_of
+from luthier.text.tokenizer import Tokenizer
+from luthier.types import Example
+
+SHOWN = 60
+
+
+class RowCheck:
+    """Looks at rendered rows with one tokenizer and the ids that end an answer where the model is served."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.stop = frozenset(stop)
+
+    def ends(self, example: Example, rows: Sequence[TrainingRow]) -> None:
+        """Each answer ends with a token at which generation stops, and no text begins with two begin tokens.
+
+        Raises:
+            DataError: one does not; with the row, what is there, and what to do.
+        """
+        begin = self.tokenizer.bos_token_id
+        for row in rows:
+            if begin is not None and row.ids[:2] == [begin, begin]:
+                raise DataError(
+                    f"the text begins with two begin tokens: {self._text(row.ids[:8])!r}",
+                    where=example.where,
+                    fix="take the begin token out of the row, or out of the chat template",
+                )
+            if example.text is not None:
+                continue
+            for _, end in stretches(row):
+                last = next((i for i in reversed(row.ids[:end]) if self._text([i]).strip()), row.ids[end - 1])
+                if last not in self.stop:
+                    raise DataError(
+                        f"the answer ends with {self._text([last])!r}, at which generation does not stop: the model "
+                        f"would write on. It stops at {', '.join(repr(self._text([i])) for i in sorted(self.stop))}",
+                        where=example.where,
+                        fix=f"set model.end_token='{self._text([last])}' if it ends a turn of this model",
+                    )
+
+    def served(self, example: Example, rows: Sequence[TrainingRow]) -> None:
+        """Each answer is trained right after the prompt that transformers makes of the turns before it.
+
+        Raises:
+            DataError: one is not; with both texts where they part.
+        """
+        if example.text is not None:
+            return
+        prompts = self._prompts(example)
+        for row in rows:
+            for start, end in stretches(row):
+                if row.ids[:start] in prompts or any(row.ids[: len(p)] == p and start <= len(p) < end for p in prompts):
+                    continue
+                raise DataError(
+                    f"an answer is not trained after the prompt that is served: {self._parted(row.ids[:start], prompts)}",
+                    where=example.where,
+                    fix="this is a fault of Luthier's; please report it with the row and the model's name",
+                )
+
+    def _prompts(self, example: Example) -> list[list[int]]:
+        """The ids of the prompt of each answer, in each form that the template takes."""
+        template = template_of(self.tokenizer, example.tools or None)
+        found = []
+        for k, message in enumerate(example.messages):
+            if message.role == "assistant":
+                for form in template.forms(example.messages):
+                    found += self._prompt(example, k, form)
+        return found
+
+    def _prompt(self, example: Example, k: int, form: Form) -> list[list[int]]:
+        template = template_of(self.tokenizer, example.tools or None)
+        try:
+            turns = template.turns(example.messages[:k], form)
+            given = self.tokenizer.apply_chat_template(
+                turns, tools=list(example.tools) or None, add_generation_prompt=True, tokenize=False
+            )
+        except (TemplateError, ValueError, TypeError, KeyError):  # this form is not the one that was taken
+            return []
+        return [_ids(self.tokenizer, given)]
+
+    def _parted(self, ids: list[int], prompts: Sequence[list[int]]) -> str:
+        def shared(prompt: list[int]) -> int:
+            return next((i for i, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
+
+        nearest = max(prompts, key=shared, default=[])
+        at = max(0, shared(nearest) - 4)
+        return f"{self._text(ids[at:])[:SHOWN]!r} against {self._text(nearest[at:])[:SHOWN]!r}"
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids)))
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    from luthier.text.render import encoder_of  # the one way from a text to ids
+
+    return encoder_of(tokenizer).ids(text)
+
+
+def stretches(row: TrainingRow) -> Iterator[tuple[int, int]]:
+    """The trained stretches [start, end) of a row."""
+    start: int | None = None
+    for i, trained in enumerate(row.trained):
+        if trained and start is None:
+            start = i
+        if not trained and start is not None:
+            yield start, i
+            start = None
+    if start is not None:
+        yield start, len(row.trained)
