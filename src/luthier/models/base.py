@@ -8,7 +8,8 @@ from typing import Any
 
 from luthier.artifact import digest, file_digest
 from luthier.errors import DataError, Missing, RecipeError
-from luthier.recipe import Model
+from luthier.recipe import Model, PlainTemplate
+from luthier.text.plain import plain_template
 from luthier.text.tokenizer import Tokenizer, load_tokenizer
 
 UKULELE = "ukulele"
@@ -28,7 +29,7 @@ class Base:
     revision: str | None
     trust_remote_code: bool
     new_tokens: tuple[str, ...] = ()
-    chat_template: Path | None = None
+    chat_template: Path | PlainTemplate | None = None
     end_token: str | None = None
 
     @property
@@ -55,8 +56,12 @@ class Base:
 
     def identity(self) -> str:
         """A hash that changes with any byte of weights, config or tokenizer; the commit stands for a hub model."""
-        added: dict[str, Any] = {"tokens": self.new_tokens, "end": self.end_token} if self.new_tokens else {}
-        if self.chat_template:
+        added: dict[str, Any] = {"tokens": self.new_tokens} if self.new_tokens else {}
+        if self.end_token:
+            added["end"] = self.end_token
+        if isinstance(self.chat_template, PlainTemplate):
+            added["template"] = self.chat_template.model_dump()
+        elif self.chat_template:
             added["template"] = file_digest(self.chat_template)
         if self.revision:
             return digest({"name": self.name, "revision": self.revision} | added)
@@ -73,7 +78,9 @@ class Base:
         found = load_tokenizer(self.folder, trust_remote_code=self.trust_remote_code)
         if self.new_tokens:
             found.add_special_tokens({"additional_special_tokens": list(self.new_tokens)}, False)
-        if self.chat_template:
+        if isinstance(self.chat_template, PlainTemplate):
+            found.chat_template = plain_template(found, **self.chat_template.model_dump())
+        elif self.chat_template:
             found.chat_template = self.chat_template.read_text(encoding="utf-8")
         if self.end_token:
             if self.end_token not in found.get_vocab():
@@ -134,14 +141,18 @@ def find_base(model: Model, home: Path = Path()) -> Base:
             where=str(folder),
             fix="the folder needs config.json and *.safetensors; weights are never loaded from pickle files",
         )
-    template = None
-    if model.chat_template:
-        template = next((p for p in (home / model.chat_template, Path(model.chat_template)) if p.is_file()), None)
-        if template is None:
-            raise RecipeError(f"there is no file '{model.chat_template}'", where="model.chat_template", fix="check it")
-    tokens = tuple(model.new_tokens)
+    tokens, template = tuple(model.new_tokens), _template(model.chat_template, home)
     found = Base(model.base, folder, revision, model.trust_remote_code, tokens, template, model.end_token)
     _ = found.context, found.stop_ids  # damage is named here, before the libraries stumble over it
+    return found
+
+
+def _template(given: str | PlainTemplate | None, home: Path) -> Path | PlainTemplate | None:
+    if not isinstance(given, str):
+        return given
+    found = next((path for path in (home / given, Path(given)) if path.is_file()), None)
+    if found is None:
+        raise RecipeError(f"there is no file '{given}'", where="model.chat_template", fix="check the path")
     return found
 
 

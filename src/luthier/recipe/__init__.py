@@ -5,7 +5,7 @@ from luthier.recipe.data import Data, Replay, Source, Split
 from luthier.recipe.evaluate import Evaluate
 from luthier.recipe.gate import Gate, Rule, parse_rule
 from luthier.recipe.load import build_recipe, dump_recipe, load_recipe
-from luthier.recipe.model import Dtype, Model
+from luthier.recipe.model import Dtype, Model, PlainTemplate
 from luthier.recipe.objective import Dpo, Kto, Objective, Orpo, Reward, RowKind, Sft, Text
 from luthier.recipe.recipe import Recipe
 from luthier.recipe.release import Release
@@ -44,6 +44,7 @@ __all__ = [
     "Objective",
     "Orpo",
     "PTuning",
+    "PlainTemplate",
     "Prefix",
     "Prompt",
     "Qlora",

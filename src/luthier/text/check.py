@@ -61,8 +61,9 @@ class RowCheck:
             for start, end in stretches(row):
                 if row.ids[:start] in prompts or any(row.ids[: len(p)] == p and start <= len(p) < end for p in prompts):
                     continue
+                parted = self._parted(row.ids[:start], prompts)
                 raise DataError(
-                    f"an answer is not trained after the prompt that is served: {self._parted(row.ids[:start], prompts)}",
+                    f"an answer is not trained after the prompt that is served: {parted}",
                     where=example.where,
                     fix="this is a fault of Luthier's; please report it with the row and the model's name",
                 )

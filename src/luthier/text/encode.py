@@ -43,7 +43,9 @@ class Encoder:
         self.controls = any_of(control_tokens(tokenizer))
         self._atoms = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
         self._short: dict[tuple[str, str], list[int]] = {}
+        self._pattern = any_of(frozenset(self._atoms))
         self._anchors: dict[str, int] = {}
+        self._wanted: set[int] = set()
 
     def rows(self, texts: Sequence[Text]) -> list[TrainingRow | TemplateError]:
         """A row for each text, or why it cannot be trained exactly; all in one call of the tokenizer."""
@@ -65,35 +67,32 @@ class Encoder:
     def _between_anchors(self, text: Text, ids: list[int]) -> TrainingRow | None:
         """The mask by counting control tokens; None where a turn does not stand between such."""
         whole = text.whole
-        found = self._find(whole)
-        wanted = set(self._anchors.values())
+        found = list(self._pattern.finditer(whole))
+        for match in found:  # learned from the texts themselves: a vocabulary may hold thousands of them
+            if match.group() not in self._anchors:
+                self._anchors[match.group()] = self._atoms[match.group()]
+                self._wanted.add(self._atoms[match.group()])
+        wanted = self._wanted
         places = [i for i, token in enumerate(ids) if token in wanted]
         if len(places) != len(found):
             return None
-        starts = {match.end(): k for k, match in enumerate(found)}
         trained = [False] * len(ids)
+        k = 0
         for start, end in text.spans:
-            last = starts.get(end)
-            if last is None:
+            while k < len(found) and found[k].end() <= start:
+                k += 1
+            before = found[k - 1]
+            last = next((i for i in range(k, len(found)) if found[i].end() == end), None)
+            if not k or last is None or start - before.end() > SHORT:
                 return None
-            before = max((k for place, k in starts.items() if place <= start), default=None)
-            if before is None or start - found[before].end() > SHORT:
-                return None
-            head = self._after(found[before].group(), whole[found[before].end() : start])
-            first = places[before] + 1
+            head = self._after(before.group(), whole[before.end() : start])
+            first = places[k - 1] + 1
             if ids[first : first + len(head)] != head:
                 return None
             first += len(head)
             trained[first : places[last] + 1] = [True] * (places[last] + 1 - first)
         trained[:1] = [False]  # nothing stands before the first token that could predict it
         return TrainingRow(ids, trained)
-
-    def _find(self, whole: str) -> list[re.Match[str]]:
-        """All anchors in a text. They are learned from the texts themselves: a vocabulary may hold thousands."""
-        found = list(any_of(frozenset(self._atoms)).finditer(whole))
-        for match in found:
-            self._anchors.setdefault(match.group(), self._atoms[match.group()])
-        return found
 
     def _after(self, anchor: str, text: str) -> list[int]:
         """The ids of a short text that follows a control token."""

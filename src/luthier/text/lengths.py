@@ -19,9 +19,7 @@ class Cost(NamedTuple):
 
 
 def costs(lengths: Sequence[int], trained: Sequence[int], context: int) -> list[Cost]:
-    """The cost of each usual limit up to the model's context, from the first that keeps any row to the first that
-    loses none.
-    """
+    """The cost of each usual limit up to the model's context: the first that keeps a row to one that loses none."""
     counts, tokens = np.asarray(lengths, np.int64), np.asarray(trained, np.int64)
     found: list[Cost] = []
     for limit in sorted({*(limit for limit in LIMITS if limit < context), context}):

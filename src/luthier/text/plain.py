@@ -1,7 +1,7 @@
 """A chat template for models that have none, made from two lines of plain text in the recipe.
 
-It becomes the tokenizer's chat template like any other: it is saved with the tuned model, and what is served renders the
-same.
+It becomes the tokenizer's chat template like any other: it is saved with the tuned model, and what is served renders
+the same.
 """
 
 from luthier.text.tokenizer import Tokenizer
@@ -16,7 +16,9 @@ _TURN = """\
 _SYSTEM = "{{%- elif message['role'] == 'system' -%}}{{{{- {system} -}}}}\n"
 
 
-def plain_template(tokenizer: Tokenizer, prompt: str, completion: str = "{completion}", system: str | None = None) -> str:
+def plain_template(
+    tokenizer: Tokenizer, prompt: str, completion: str = "{completion}", system: str | None = None
+) -> str:
     """The chat template for turns written as plain text, each answer with the tokenizer's end token.
 
     Args:

@@ -125,7 +125,7 @@ def _parse(text: str, frame: _Frame, bos: str) -> list[Message] | None:
     exact = _divide(body, bare)
     if exact is not None:
         return exact
-    trimmed = _Frame(*(part if part is None else part.strip() or part for part in bare))
+    trimmed = bare._replace(**{name: part.strip() or part for name, part in bare._asdict().items() if part is not None})
     turns = _divide(body.strip(), trimmed)
     return None if turns is None else [Message(turn.role, turn.content.strip()) for turn in turns]
 

@@ -69,6 +69,7 @@ class Template:
             self._compiled: Any = _compile_jinja_template(source)
         except Exception as error:  # jinja's own errors, which are imported with it
             raise TemplateError(f"the chat template cannot be read: {error}") from error
+        self._names = {**self._compiled.globals, **self._always}
 
     @property
     def dated(self) -> bool:
@@ -83,13 +84,12 @@ class Template:
         """
         from jinja2 import TemplateError as JinjaError
 
-        try:
-            text = self._compiled.render(
-                messages=turns, tools=list(tools) if tools else None, add_generation_prompt=generation, **self._always
-            )
+        given = {"messages": turns, "tools": list(tools) if tools else None, "add_generation_prompt": generation}
+        try:  # what `render` does, with the names that never change put together once: it takes half the time
+            context = self._compiled.new_context({**self._names, **given}, shared=True)
+            return "".join(self._compiled.root_render_func(context))
         except (JinjaError, *_FAILURES) as error:
             raise TemplateError(f"{REFUSES}: {error}") from error
-        return str(text)
 
     def marks(self, turns: Sequence[Json], tools: Sequence[Json] | None = None) -> list[tuple[int, int]]:
         """The stretches of characters that the template marks as generated, in order."""
@@ -229,10 +229,11 @@ def template_of(tokenizer: Tokenizer, tools: Sequence[Json] | None = None) -> Te
     if not isinstance(source, str):  # several, of which one is for tools
         source = tokenizer.get_chat_template(tools=list(tools) if tools else None)
     known = _KNOWN.setdefault(tokenizer, {})
-    key = (source, len(tokenizer.added_tokens_decoder))
-    if key not in known:
-        known[key] = Template(tokenizer, source)
-    return known[key]
+    key = (source, len(tokenizer))
+    found = known.get(key)
+    if found is None:
+        found = known[key] = Template(tokenizer, source)
+    return found
 
 
 def _call(call: Json, *, as_text: bool) -> Json:

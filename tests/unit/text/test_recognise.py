@@ -11,9 +11,13 @@ from luthier.errors import TemplateError
 from luthier.text import render, render_batch
 from luthier.types import Example, Message
 
-WORDS = st.lists(st.sampled_from("one two three sum sky blue What is it ?".split()), min_size=1, max_size=5).map(" ".join)
+WORDS = st.lists(st.sampled_from("one two three sum sky blue What is it ?".split()), min_size=1, max_size=5).map(
+    " ".join
+)
 TALKS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
-FRAMED = sorted(set(STYLES) - {"dated", "no_end", "role_ends", "late_end", "always_asks", "reasons", "parts", "mistral"})
+FRAMED = sorted(
+    set(STYLES) - {"dated", "no_end", "role_ends", "late_end", "always_asks", "reasons", "parts", "mistral"}
+)
 
 
 def rows(text: str, style: str) -> Any:
@@ -60,7 +64,10 @@ def test_white_space_is_kept_where_the_template_keeps_it() -> None:
 
 
 def test_nearly_the_own_format_is_refused() -> None:
-    found = rows("<s><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\none", "llama3")
+    found = rows(
+        "<s><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\none",
+        "llama3",
+    )
     assert isinstance(found, TemplateError)
     assert "is no conversation as the chat template writes it" in found.what
     parted = rows("[INST]  a  [/INST]  b  </s>", "llama2")
