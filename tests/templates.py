@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - published control tokens have full-width bars
 """Chat templates in the styles that published models have, and tokenizers of the three usual kinds, for tests of text.
 
 Each style says how it writes an answer and what ends it; the templates are short ones of our own.
@@ -120,7 +121,7 @@ STYLES = {
         ("<|system|>", "<|user|>", "<|assistant|>"),
         "</s>",
     ),
-    "deepseek": Style(
+    "deepseek": Style(  # with full-width bars
         BOS
         + HEAD
         + "{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}{{ '<｜User｜>' + m.content }}"

@@ -34,6 +34,16 @@ def talk(exchanges: list[tuple[str, str]], system: str | None = None) -> list[Me
     return [Message("system", system), *turns] if system else turns
 
 
+def rendered(messages: list[Message], fast: Any) -> Any:
+    """The rows; none where letters join across the end of the prompt, which is the one reason to refuse these turns."""
+    try:
+        return render(messages, fast)
+    except TemplateError as error:
+        if "tokenising the prompt alone" not in error.what:
+            raise
+        return None
+
+
 def check(style: str, fast: Any, messages: list[Message], rows: Any) -> list[tuple[int, list[int]]]:
     """Each answer is trained once, right after the prompt that would be served; gives the stretches by turn."""
     answers = [k for k, message in enumerate(messages) if message.role == "assistant"]
@@ -56,11 +66,8 @@ def test_trained_is_each_answer_with_its_end_after_the_served_prompt(
 ) -> None:
     fast, known = tokenizer(style), STYLES[style]
     messages = talk(exchanges, system if known.system else None)
-    try:
-        rows = render(messages, fast)
-    except TemplateError as error:  # a word may join the prompt's last letters: then it must say so
-        assert "tokenising the prompt alone" in error.what, error.what
-        assume(False)
+    rows = rendered(messages, fast)
+    assume(rows)
     written = [fast.decode(ids) for _, ids in check(style, fast, messages, rows)]
     assert written == [known.answer(answer) + known.end for _, answer in exchanges]
 
@@ -71,11 +78,9 @@ def test_trained_is_each_answer_with_its_end_after_the_served_prompt(
 def test_every_kind_of_tokenizer_trains_the_same_turns(style: str, kind: str, exchanges: Any) -> None:
     fast, known = tokenizer(style, kind), STYLES[style]
     messages = talk(exchanges)
-    try:
-        rows = render(messages, fast)
-    except TemplateError as error:
-        assert kind == "sentencepiece", error.what  # it may join letters across a blank
-        assert "tokenising the prompt alone" in error.what
+    rows = rendered(messages, fast)
+    if not rows:
+        assert kind == "sentencepiece"  # it may join letters across a blank
         return
     for (_, ids), (_, answer) in zip(check(style, fast, messages, rows), exchanges, strict=True):
         assert ids[-1] == fast.convert_tokens_to_ids(known.end)
@@ -89,10 +94,8 @@ def test_control_tokens_that_are_typed_stay_text(kind: str, exchanges: Any) -> N
     for style in ("chatml", "llama2", "zephyr", "mistral"):
         fast, known = tokenizer(style, kind), STYLES[style]
         messages = talk(exchanges)
-        try:
-            rows = render(messages, fast)
-        except TemplateError as error:
-            assert "tokenising the prompt alone" in error.what, error.what
+        rows = rendered(messages, fast)
+        if not rows:
             continue
         check(style, fast, messages, rows)
         ends = sum(row.ids.count(fast.convert_tokens_to_ids(known.end)) for row in rows)
@@ -105,10 +108,8 @@ def test_control_tokens_that_are_typed_stay_text(kind: str, exchanges: Any) -> N
 def test_one_row_is_the_conversation_as_the_template_writes_it(style: str, exchanges: Any) -> None:
     fast = tokenizer(style)
     messages = talk(exchanges)
-    try:
-        rows = render(messages, fast)
-    except TemplateError:
-        assume(False)
+    rows = rendered(messages, fast)
+    assume(rows)
     whole = fast.apply_chat_template([plain(m) for m in messages], return_dict=False)
     if STYLES[style].rows == 1:
         assert len(rows) == 1

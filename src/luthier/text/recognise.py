@@ -24,7 +24,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Gemma", ("<start_of_turn>", "<end_of_turn>")),
     ("Gemma 4", ("<|turn>", "<turn|>")),
     ("gpt-oss", ("<|start|>", "<|message|>")),
-    ("DeepSeek", ("<｜User｜>", "<｜Assistant｜>")),
+    ("DeepSeek", ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>")),  # with full-width bars
     ("Command", ("<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>")),
     ("Granite", ("<|start_of_role|>", "<|end_of_role|>")),
     ("Phi, Zephyr or GLM", ("<|user|>", "<|assistant|>")),
