@@ -2,10 +2,12 @@
 
 from luthier.text.pairs import interleave, render_pair
 from luthier.text.render import TrainingRow, render, render_batch, render_prompt
+from luthier.text.row_writer import RowWriter
 from luthier.text.rows import TokenRows, load_rows, save_rows
 from luthier.text.tokenizer import load_tokenizer, stop_ids
 
 __all__ = [
+    "RowWriter",
     "TokenRows",
     "TrainingRow",
     "interleave",

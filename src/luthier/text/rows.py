@@ -5,6 +5,7 @@ besides its tokens is its rating: above 0 wanted, below 0 unwanted; in a pair, t
 rejected one's is the margin. Rows of which nothing is said have the rating 0, and a file without one has none at all.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from luthier.artifact import damaged, disk_error
 from luthier.text.render import TrainingRow
+
+LONGEST_HEADER = 1 << 20
+DTYPES: dict[str, Any] = {"I32": np.int32, "I64": np.int64, "F32": np.float32, "BOOL": np.bool_}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,11 @@ class TokenRows:
     @property
     def trained_counts(self) -> npt.NDArray[np.int64]:
         """Trained tokens of each row."""
-        sums = np.concatenate([[0], np.cumsum(self.trained)])
-        counts: npt.NDArray[np.int64] = sums[self.starts[1:]] - sums[self.starts[:-1]]
+        counts = np.zeros(len(self), np.int64)
+        for first in range(0, len(self), 4096):  # piece by piece: sums over all tokens would not fit into memory
+            starts = self.starts[first : first + 4097]
+            sums = np.concatenate([[0], np.cumsum(self.trained[starts[0] : starts[-1]])])
+            counts[first : first + 4096] = np.diff(sums[starts - starts[0]])
         return counts
 
     def row(self, i: int) -> TrainingRow:
@@ -96,12 +103,31 @@ def save_rows(path: Path, rows: Sequence[TrainingRow], ratings: Sequence[float] 
 
 
 def load_rows(path: Path) -> TokenRows:
-    """Read what `save_rows` wrote.
+    """Read what `save_rows` or `RowWriter` wrote. Ids and mask stay on disk, mapped into memory.
 
     Raises:
         DataError: the file is gone or damaged.
     """
     try:
-        return TokenRows(**load_file(path))
-    except (OSError, SafetensorError, TypeError) as error:
+        tensors = _map_tensors(path)
+        tensors["starts"] = np.array(tensors["starts"])
+        return TokenRows(**tensors)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
+
+
+def _map_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, as read-only maps of it."""
+    whole = np.memmap(path, np.uint8, mode="r")
+    begin = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    if not 8 < begin <= min(len(whole), LONGEST_HEADER):
+        raise ValueError("no header of a safetensors file")
+    header = json.loads(whole[8:begin].tobytes())
+    header.pop("__metadata__", None)
+    if max(about["data_offsets"][1] for about in header.values()) != len(whole) - begin:
+        raise ValueError("it is cut off")
+    found: dict[str, Any] = {}
+    for name, about in header.items():
+        first, last = about["data_offsets"]
+        found[name] = whole[begin + first : begin + last].view(DTYPES[about["dtype"]])
+    return found

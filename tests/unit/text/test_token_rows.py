@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 from tiny import random_rows
 
 from luthier.errors import DataError, Missing
-from luthier.text import load_rows, save_rows
+from luthier.text import RowWriter, load_rows, save_rows
 from luthier.text import rows as module
 from luthier.text.rows import gather
 
@@ -27,6 +28,37 @@ def test_saved_rows_are_loaded_again(tmp_path: Path) -> None:
 def test_no_rows_are_rows_too(tmp_path: Path) -> None:
     save_rows(tmp_path / "rows.safetensors", [])
     assert len(load_rows(tmp_path / "rows.safetensors")) == 0
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_written_one_after_another_they_are_the_same_file_format(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "rows.safetensors"
+    with RowWriter(path) as writer:
+        for i in range(count):
+            writer.add(ROWS.row(i))
+        assert not path.exists()  # whole or not at all
+    found = load_rows(path)
+    assert [found.row(i) for i in range(count)] == [ROWS.row(i) for i in range(count)]
+    assert (writer.rows, writer.tokens, writer.trained) == (count, len(found.ids), int(found.trained.sum()))
+    read = load_file(path)  # the library's own reader
+    assert all((read[name] == getattr(found, name)).all() for name in ("ids", "trained", "starts"))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.safetensors"]
+
+
+def test_many_short_rows_are_counted_piece_by_piece() -> None:
+    many = random_rows([1 + i % 3 for i in range(9000)])
+    assert many.trained_counts.tolist() == [sum(many.row(i).trained) for i in range(len(many))]
+
+
+def test_what_could_not_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    def broken_off() -> None:
+        with RowWriter(tmp_path / "rows.safetensors") as writer:
+            writer.add(ROWS.row(0))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken_off()
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_are_chosen_and_joined() -> None:
