@@ -1,8 +1,9 @@
-"""Data: rows are read, recognised, rid of duplicates, rendered and divided; each has exactly one fate in the ledger."""
+"""Data: rows are read, recognised, curated, rendered and divided; each has exactly one fate in the ledger."""
 
 from luthier.data.curate import curate
-from luthier.data.read import RawRow, read_rows, resolve
+from luthier.data.ledger import Entry, read_ledger
+from luthier.data.raw import RawRow
+from luthier.data.read import read_rows, resolve
 from luthier.data.shapes import SHAPES, Reading, convert
-from luthier.data.split import divide, side
 
-__all__ = ["SHAPES", "RawRow", "Reading", "convert", "curate", "divide", "read_rows", "resolve", "side"]
+__all__ = ["SHAPES", "Entry", "RawRow", "Reading", "convert", "curate", "read_ledger", "read_rows", "resolve"]

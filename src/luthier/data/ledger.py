@@ -1,144 +1,149 @@
-"""The ledger: one entry for each row read, and what is counted from it."""
+"""The ledger: one line for each row read, with what became of it and why; and what is counted from it."""
 
 import json
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from luthier.artifact import disk_error
-from luthier.data.split import Side
+from luthier.artifact import ASIDE, damaged, disk_error
+from luthier.data.table import Table
 from luthier.errors import DataError
-from luthier.text import TrainingRow
-from luthier.types import KEPT, Example, Fate, Json
+from luthier.types import Json
+
+DUPLICATES = ("duplicate", "near_duplicate")
+"""Fates that are no fault of the data."""
+NOT_COUNTED = ("unwanted", "not_drawn", "held_out", *DUPLICATES)
+"""Fates that are no reason to stop: the row was sound, and left out on purpose."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One row and what became of it. Token ids are held as arrays: a list of ints takes eight times the memory."""
+    """One row and what became of it."""
 
     source: str
     line: int
-    digest: str
+    hash: str
     shape: str | None
-    fate: Fate
-    example: Example | None = None
-    side: Side | None = None
-    tokens: int | None = None
-    trained: int | None = None
-    rows: "list[tuple[array[int], bytes]]" = field(default_factory=list)
+    fate: str
+    rule: str
+    reason: str
+    score: float | None
+    duplicate_of: str | None
+    split: str | None
+    tokens: int | None
+    trained: int | None
+    risk: float
+    note: str
 
     @property
     def where(self) -> str:
         """The place of the row, as `file:line`."""
         return f"{self.source}:{self.line}"
 
-    def keep_rows(self, rows: Sequence[TrainingRow]) -> None:
-        """Remember the tokens."""
-        self.rows = [(array("i", row.ids), bytes(row.trained)) for row in rows]
 
-    def reject(self, fate: Fate) -> None:
-        """Give the row its fate; what only kept rows need is let go."""
-        self.fate, self.example, self.rows = fate, None, []
-
-    def to_json(self) -> Json:
-        """The entry as a line of `ledger.jsonl`."""
-        return {
-            "source": self.source,
-            "line": self.line,
-            "hash": self.digest,
-            "shape": self.shape,
-            "fate": self.fate.name,
-            "reason": self.fate.reason,
-            "duplicate_of": self.fate.duplicate_of,
-            "split": self.side,
-            "tokens": self.tokens,
-            "trained": self.trained,
+def entries(table: Table) -> Iterator[Json]:
+    """The lines of the ledger, in order."""
+    query = (
+        "SELECT file, line, hash, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note "
+        "FROM rows ORDER BY n"
+    )
+    for file, line, mark, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note in table.sql(query):
+        yield {
+            "source": table.name_of(file),
+            "line": line,
+            "hash": mark.hex(),
+            "shape": shape,
+            "fate": fate,
+            "rule": rule,
+            "reason": reason,
+            "score": score,
+            "duplicate_of": None if kept is None else table.where(kept),
+            "split": side,
+            "tokens": tokens,
+            "trained": trained,
+            "risk": risk,
+            "note": note,
         }
 
 
-class KeptRows(Sequence[TrainingRow]):
-    """The token rows of entries, unpacked one at a time."""
+def read_ledger(folder: Path) -> Iterator[Entry]:
+    """The entries of the ledger in the folder of a dataset artifact, one by one.
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.rows = [row for entry in entries for row in entry.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, i: int) -> TrainingRow: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[TrainingRow]: ...
-    def __getitem__(self, i: int | slice) -> TrainingRow | list[TrainingRow]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        ids, mask = self.rows[i]
-        return TrainingRow(list(ids), list(map(bool, mask)))
+    Raises:
+        DataError: there is no ledger, or it is damaged.
+    """
+    path = folder / "ledger.jsonl"
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield Entry(**json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(path, error) from error
 
 
-def kept(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries that go on."""
-    return [entry for entry in entries if entry.fate.kept]
-
-
-def count_fates(entries: Sequence[Entry]) -> dict[str, int]:
+def count_fates(table: Table) -> dict[str, int]:
     """Rows by fate: `kept` first, the others by count. The counts add up to the rows read."""
-    counts = Counter(entry.fate.name for entry in entries)
-    rest = sorted((name for name in counts if name != KEPT.name), key=lambda name: (-counts[name], name))
-    return {KEPT.name: counts[KEPT.name], **{name: counts[name] for name in rest}}
+    counts = dict(table.sql("SELECT fate, count(*) FROM rows GROUP BY fate"))
+    rest = sorted((name for name in counts if name != "kept"), key=lambda name: (-counts[name], name))
+    return {"kept": counts.get("kept", 0), **{name: counts[name] for name in rest}}
 
 
-def first_reasons(entries: Iterable[Entry]) -> dict[str, str]:
+def first_reasons(table: Table) -> dict[str, str]:
     """One example of each fate but `kept`: the place of the first such row and why."""
-    reasons: dict[str, str] = {}
-    for entry in entries:
-        if not entry.fate.kept:
-            reasons.setdefault(entry.fate.name, f"{entry.where}: {entry.fate.reason}")
-    return reasons
+    found = table.sql("SELECT fate, min(n), reason FROM rows WHERE fate != 'kept' GROUP BY fate ORDER BY min(n)")
+    return {fate: f"{table.where(number)}: {reason}" for fate, number, reason in found.fetchall()}
 
 
-def measure(entries: Sequence[Entry]) -> dict[str, int]:
-    """Rows and tokens of kept entries."""
-    lengths = [entry.tokens or 0 for entry in entries]
-    return {
-        "rows": len(entries),
-        "tokens": sum(lengths),
-        "trained_tokens": sum(entry.trained or 0 for entry in entries),
-        "longest": max(lengths, default=0),
-    }
+def funnel(table: Table) -> list[Json]:
+    """What each rule took, in the order in which rows met the rules: `{rule, fate, rows, left}`."""
+    found = table.sql("SELECT rule, fate, count(*) FROM rows WHERE fate != 'kept' GROUP BY rule, fate").fetchall()
+    return [{"rule": rule, "fate": fate, "rows": rows} for rule, fate, rows in found]
 
 
-def check_rejected(entries: Sequence[Entry], most: float) -> None:
+def measure(table: Table, where: str) -> dict[str, int]:
+    """Rows and tokens of the rows that fit a condition."""
+    query = "SELECT count(*), total(tokens), total(trained), max(longest) FROM rows WHERE " + where
+    rows, tokens, trained, longest = table.sql(query).fetchone()
+    return {"rows": rows, "tokens": int(tokens), "trained_tokens": int(trained), "longest": longest or 0}
+
+
+def check_rejected(table: Table, most: float) -> None:
     """Stop when too large a share of the rows is unusable, or none is left. Duplicates are no fault of the data.
 
     Raises:
         DataError: with the count of each fate and an example of it.
     """
-    fates = count_fates(entries)
-    unusable = len(entries) - fates[KEPT.name] - fates.get("duplicate", 0)
-    if fates[KEPT.name] and unusable <= most * len(entries):
+    fates = count_fates(table)
+    unusable = table.count - fates["kept"] - sum(fates.get(name, 0) for name in NOT_COUNTED)
+    if fates["kept"] and unusable <= most * table.count:
         return
-    reasons = first_reasons(entries)
+    reasons = first_reasons(table)
     lines = [f"  {name} {count}, for example {reasons[name]}" for name, count in fates.items() if name in reasons]
-    share = f"{unusable} of {len(entries)} rows ({unusable / len(entries):.1%}) cannot be used"
-    if unusable > most * len(entries):
+    share = f"{unusable} of {table.count} rows ({unusable / table.count:.1%}) cannot be used"
+    if unusable > most * table.count:
         what = f"{share}, and data.max_rejected allows {most:.1%}:"
     else:
         what = f"no row is left to train on; {share}:"
     raise DataError("\n".join((what, *lines)), fix="mend the rows, or raise data.max_rejected if they may be left out")
 
 
-def write_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Write JSON values one a line.
+def write_lines(path: Path, rows: Iterable[Any]) -> int:
+    """Write JSON values one a line, a whole file or none; how many they were.
 
     Raises:
         Missing: the disk is full or cannot be written.
     """
+    aside = path.with_name(path.name + ASIDE)
+    count = 0
     try:
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+        aside.replace(path)
     except OSError as error:
         raise disk_error(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return count

@@ -1,41 +1,36 @@
-"""Reading rows: one `RawRow` for each row of a file, whole or broken. Nothing is skipped and nothing is mended."""
+"""Reading rows: one row for each row of a source, whole or broken. Nothing is skipped and nothing is mended.
 
-import codecs
-import hashlib
-import json
+A source is a file, a folder of files (taken in the order of their names) or a data set of the hub. Adding a kind of
+file is a function in a file of its own and a line in `READERS`.
+"""
+
 import os
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from luthier.artifact import digest
+from luthier.artifact import digest, file_digest
+from luthier.data.extract import EXTRACTORS, read_document, refuse_compressed
+from luthier.data.lines import read_lines, read_list
+from luthier.data.raw import RawRow, Unread, open_row
+from luthier.data.stream import COMPRESSED, kind_of
+from luthier.data.tables import read_parquet, read_table
 from luthier.errors import DataError
-from luthier.types import Fate, Json
 
-BLANK = b" \t\r\n"
-CONVERSATION_KEYS = ("messages", "conversations")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+PASSAGE = 4_000
+"""Letters of a passage where nothing else is said."""
 
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as it was read: the object in it, or the problem that kept it from being read.
-
-    `source` is the path as the recipe gives it; `line` counts from 1, for a .json file it is the place in the list;
-    `digest` is the sha256 of the row as it stands in the file.
-    """
-
-    source: str
-    line: int
-    value: Json | None
-    problem: Fate | None
-    digest: str
+READERS: dict[str, Callable[[Path, str], Iterator[RawRow | Unread]]] = {
+    ".jsonl": read_lines,
+    ".ndjson": read_lines,
+    ".json": read_list,
+    ".csv": read_table,
+    ".tsv": read_table,
+    ".parquet": read_parquet,
+}
 
 
 def resolve(path: str, recipe_folder: Path) -> Path:
-    """The file a recipe means: beside the recipe first, then in the working folder.
+    """The file or folder a recipe means: beside the recipe first, then in the working folder.
 
     Raises:
         DataError: there is nothing in either place.
@@ -56,20 +51,66 @@ def resolve(path: str, recipe_folder: Path) -> Path:
     )
 
 
-def read_rows(path: Path, source: str) -> Iterator[RawRow]:
-    """All rows of a .jsonl or .json file, in order.
+def source_files(path: Path, source: str) -> list[tuple[Path, str]]:
+    """The files of a source with the names that they have in the ledger, in order.
+
+    Of a folder all files of a known kind, in the folders below, too; hidden ones are left out, and a folder that links
+    back to one above it is entered once.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not path.is_dir():
+        return [(path, source)]
+    seen: set[str] = set()
+    found: list[tuple[Path, str]] = []
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(folder) / name
+            if not name.startswith(".") and kind_of(file) in (*READERS, *EXTRACTORS) and file.is_file():
+                found.append((file, f"{source.rstrip('/')}/{file.relative_to(path).as_posix()}"))
+    if not found:
+        kinds = ", ".join((*READERS, *EXTRACTORS))
+        raise DataError(f"the folder holds no file that is read ({kinds})", where=source, fix="name another folder")
+    return found
+
+
+def left_out(path: Path, source: str) -> list[str]:
+    """Files of a folder that are of no known kind."""
+    if not path.is_dir():
+        return []
+    taken = {file for file, _ in source_files(path, source)}
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p not in taken)
+
+
+def source_digest(path: Path, source: str) -> str:
+    """A hash of all that the rows of a source are read from."""
+    if not path.is_dir():
+        return file_digest(path)
+    return digest([[name, file_digest(file)] for file, name in source_files(path, source)])
+
+
+def scan(path: Path, source: str, passage: int = PASSAGE) -> Iterator[RawRow | Unread]:
+    """All rows of a file, in order, lines not parsed yet.
 
     Args:
         path: the file, as `resolve` found it.
         source: the path as the recipe gives it, for messages.
+        passage: the most letters of a passage, for documents.
 
     Raises:
         DataError: the file cannot be read, is of another kind, or holds no rows; a .json file does not parse.
+        Missing: a package for this kind of file is not there.
     """
-    reader = _reader(path, source)
     count = 0
     try:
-        for row in reader(path, source):
+        for row in _rows(path, source, passage):
             count += 1
             yield row
     except OSError as error:
@@ -79,139 +120,26 @@ def read_rows(path: Path, source: str) -> Iterator[RawRow]:
         raise DataError("no rows: the file holds nothing", where=source, fix="add rows or remove the source")
 
 
-def _reader(path: Path, source: str) -> "Callable[[Path, str], Iterator[RawRow]]":
+def read_rows(path: Path, source: str, passage: int = PASSAGE) -> Iterator[RawRow]:
+    """All rows of a file, in order, parsed; see `scan`."""
+    for row in scan(path, source, passage):
+        yield open_row(row)
+
+
+def _rows(path: Path, source: str, passage: int) -> Iterator[RawRow | Unread]:
     if path.is_dir():
-        raise DataError("is a folder, not a file of rows", where=source, fix="name one .jsonl or .json file in it")
-    reader = READERS.get(path.suffix.lower())
+        raise DataError("is a folder, not a file of rows", where=source, fix="name one of its files")
+    kind = kind_of(path)
+    if kind in EXTRACTORS:
+        if path.suffix.lower() in COMPRESSED:
+            raise refuse_compressed(path, source)
+        return read_document(path, source, passage)
+    reader = READERS.get(kind)
     if reader is None:
-        kinds = " or ".join(READERS)
+        kinds = ", ".join((*READERS, *EXTRACTORS))
         raise DataError(
             f"files of the kind '{path.suffix}' are not read" if path.suffix else "the file has no suffix",
             where=source,
-            fix=f"write the rows as {kinds}",
+            fix=f"write the rows as one of {kinds}; {', '.join(READERS)} may be compressed as .gz or .zst",
         )
-    return reader
-
-
-def _read_lines(path: Path, source: str) -> Iterator[RawRow]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            body = line.rstrip(b"\r\n")
-            if number == 1:
-                _refuse_utf16(body, source)
-                body = body.removeprefix(codecs.BOM_UTF8)
-            if body.strip(BLANK):
-                yield _parse_line(body, source, number)
-
-
-def _refuse_utf16(start: bytes, source: str) -> None:
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and b"\0" in start[:4]:
-        raise DataError("the file is UTF-16, not UTF-8", where=source, fix="save it as UTF-8")
-
-
-def _parse_line(body: bytes, source: str, line: int) -> RawRow:
-    mark = hashlib.sha256(body.strip(BLANK)).hexdigest()
-    value: Any = None
-    problem: Fate | None = None
-    try:
-        text = body.decode("utf-8")
-        value = json.loads(text)
-        problem = _problem(value, suspect=bool(_SURROGATE.search(text)))
-    except UnicodeDecodeError as error:
-        problem = Fate("not_utf8", f"byte 0x{body[error.start]:02x} at column {error.start + 1} is not UTF-8")
-    except json.JSONDecodeError as error:
-        problem = Fate("not_json", f"not JSON at line {line} column {error.colno}: {error.msg}")
-    except RecursionError:
-        problem = Fate("not_json", f"not JSON at line {line} column 1: nested too deeply")
-    except ValueError as error:  # Python refuses integers of thousands of digits
-        problem = Fate("not_json", f"not JSON at line {line} column 1: {error}")
-    return RawRow(source, line, None if problem else value, problem, mark)
-
-
-def _problem(value: Any, *, suspect: bool) -> Fate | None:
-    """What is wrong with a parsed row; `suspect` when its text holds escapes of surrogates."""
-    if not isinstance(value, dict):
-        return Fate("not_object", f"a JSON {type_name(value)} where an object was expected")
-    if not suspect:
-        return None
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        return Fate("not_utf8", f"the escape {half} is half a character, which UTF-8 cannot express")
-    return None
-
-
-def _read_document(path: Path, source: str) -> Iterator[RawRow]:
-    data = path.read_bytes()
-    _refuse_utf16(data, source)
-    text = _decode(data.removeprefix(codecs.BOM_UTF8), source)
-    suspect = bool(_SURROGATE.search(text))
-    document = _parse_document(text, source) if text.strip() else []
-    del text
-    for position, value in enumerate(_list_in(document, source), 1):
-        try:
-            problem, mark = _problem(value, suspect=suspect), digest(value)
-        except RecursionError:
-            problem = Fate("not_json", f"not JSON at row {position}: nested too deeply")
-            mark = hashlib.sha256(data).hexdigest()
-        yield RawRow(source, position, None if problem else value, problem, mark)
-
-
-def _decode(data: bytes, source: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        raise DataError(
-            f"byte 0x{data[error.start]:02x} at column {column} is not UTF-8",
-            where=f"{source}:{line}",
-            fix="a .json file is one document: mend it, or write one object a line and name it .jsonl",
-        ) from error
-
-
-def _parse_document(text: str, source: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        lines = error.msg == "Extra data"  # the first value was whole: most likely one object a line
-        raise DataError(
-            f"not JSON at line {error.lineno} column {error.colno}: {error.msg}",
-            where=f"{source}:{error.lineno}",
-            fix="rename it to .jsonl if it holds one object a line" if lines else "mend the file: it is one document",
-        ) from error
-    except (RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(
-            f"not JSON: {reason}", where=source, fix="write one object a line and name it .jsonl"
-        ) from error
-
-
-def _list_in(document: Any, source: str) -> list[Any]:
-    """The rows of a .json file: its list, or the one list in its object."""
-    if isinstance(document, list):
-        return document
-    found = f"a JSON {type_name(document)}"
-    if isinstance(document, dict):
-        lists = [key for key, value in document.items() if isinstance(value, list)]
-        if len(lists) == 1 and lists[0] not in CONVERSATION_KEYS:
-            rows: list[Any] = document[lists[0]]
-            return rows
-        found = "one conversation" if lists and lists[0] in CONVERSATION_KEYS else f"an object with {len(lists)} lists"
-    raise DataError(
-        f"{found} where a list of rows was expected",
-        where=source,
-        fix='write a list of objects, or an object with one list such as {"rows": [...]}',
-    )
-
-
-def type_name(value: Any) -> str:
-    """The JSON name of a value's type."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    names: dict[type, str] = {dict: "object", list: "list", str: "text", int: "number", float: "number"}
-    return names[type(value)]
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {".jsonl": _read_lines, ".json": _read_document}
+    return reader(path, source)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from luthier.data.feedback import EDIT_KEYS, RATING_KEYS, read_edit, read_rating
 from luthier.data.preferences import Preference, compare, read_preference
-from luthier.data.read import RawRow
+from luthier.data.raw import RawRow
 from luthier.data.turns import (
     ROLE_KEYS,
     RowError,
@@ -92,12 +92,13 @@ def _mapped(row: Json, fields: Mapping[str, str | None]) -> Json:
     """The row under our names of its fields."""
     if not fields:
         return row
-    named = {ours: _at(row, theirs) for ours, theirs in fields.items() if theirs is not None}
+    named = {ours: find_field(row, theirs) for ours, theirs in fields.items() if theirs is not None}
     moved = {theirs for theirs in fields.values() if theirs is not None}
     return {k: v for k, v in row.items() if k not in fields and k not in moved} | named
 
 
-def _at(row: Json, path: str) -> Any:
+def find_field(row: Json, path: str) -> Any:
+    """The value of a field; `a.b` is the field `b` in the object `a`."""
     if path in row:
         return row[path]
     value: Any = row

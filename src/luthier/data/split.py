@@ -1,14 +1,20 @@
-"""Training or validation, by a hash of what is asked: adding rows moves no other one, equal prompts stay together."""
+"""Training, validation and test, by a hash of what is asked: adding rows moves no others, equal prompts stay together.
+
+Rows that ask the same fall on one *place* between 0 and 1. Places that share a field (an author, a document) or hold
+near duplicates of each other are one *cluster* and go to one side together. What stands on both sides is looked for
+afterwards, by other means than those that divided.
+"""
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from luthier.errors import DataError
-from luthier.types import Example
+from luthier.types import Example, Pair
 
-Side = Literal["train", "validation"]
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
+BITS = 63
 
 
 def normalise(text: str) -> str:
@@ -16,48 +22,62 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def content_group(example: Example) -> str:
+def content_group(content: Example | Pair) -> str:
     """What must not stand on both sides: the first user turn, or the whole plain text."""
-    if example.text is not None:
-        return normalise(example.text)
-    return normalise(next((message.content for message in example.messages if message.role == "user"), ""))
+    if isinstance(content, Example) and content.text is not None:
+        return normalise(content.text)
+    turns = content.prompt if isinstance(content, Pair) else content.messages
+    return normalise(next((message.content for message in turns if message.role == "user"), ""))
 
 
-def position(example: Example, seed: int) -> float:
-    """Where the example's group falls between 0 and 1, evenly spread over groups."""
-    mark = hashlib.blake2b(f"{seed}\n{content_group(example)}".encode(), digest_size=8).digest()
-    return int.from_bytes(mark, "big") / 2**64
+def place_of(group: str, seed: int) -> int:
+    """Where a group falls: 63 bits, evenly spread over groups. It also tells groups apart."""
+    mark = hashlib.blake2b(f"{seed}\n{group}".encode(), digest_size=8).digest()
+    return int.from_bytes(mark, "big") >> 1
 
 
-def side(example: Example, share: float, seed: int) -> Side:
-    """The side of one example, whatever the others are.
+def clusters(links: Iterable[tuple[int, int]]) -> Mapping[int, int]:
+    """The place that each linked place moves to, so that all places of a cluster are on one.
+
+    It is the place of one of them, drawn by a second hash: so the order of the input does not matter, large clusters
+    are as likely to be held out as small ones, and a newcomer seldom moves the others.
+    """
+    parent: dict[int, int] = {}
+
+    def find(place: int) -> int:
+        root = place
+        while (above := parent.setdefault(root, root)) != root:
+            root = above
+        while parent[place] != root:
+            parent[place], place = root, parent[place]
+        return root
+
+    for one, other in links:
+        a, b = find(one), find(other)
+        if a != b:  # the place drawn first stays the root, whatever the order of the links
+            low, high = sorted((a, b), key=_draw)
+            parent[high] = low
+    return {place: find(place) for place in parent}
+
+
+def _draw(place: int) -> bytes:
+    return hashlib.blake2b(place.to_bytes(8, "big"), digest_size=8).digest()
+
+
+def bounds(places: Sequence[int], validation: float, test: float = 0.0) -> tuple[int, int]:
+    """Where validation and test end: places below the first go to validation, from there to the second to test.
+
+    Few places may all fall on one side; then the bound moves to the outermost place, so that no side is empty.
 
     Args:
-        example: a conversation or plain text.
-        share: the share of groups that go to validation.
-        seed: another seed gives another division.
+        places: the different places, in order, at least two.
+        validation: share of the places that are held out for validation.
+        test: share of the places that are held out for the test.
     """
-    return "validation" if position(example, seed) < share else "train"
-
-
-def divide(examples: Sequence[Example], share: float, seed: int) -> list[Side]:
-    """The side of each example, with neither side empty.
-
-    Few groups may all fall on one side; then the outermost one is moved: the lowest to validation, or the highest to
-    training.
-
-    Raises:
-        DataError: all examples ask the same thing, so there is nothing to divide.
-    """
-    positions = [position(example, seed) for example in examples]
-    lowest, highest = min(positions), max(positions)
-    if lowest == highest:
-        raise DataError(
-            f"one distinct prompt cannot be divided into training and validation: all {len(examples)} kept rows "
-            "begin with the same user turn",
-            fix="add rows with other prompts",
-        )
-    if lowest >= share:  # nothing would be held out
-        return ["validation" if p == lowest else "train" for p in positions]
-    bound = min(share, highest)  # something must be left to train on
-    return ["validation" if p < bound else "train" for p in positions]
+    whole = 1 << BITS
+    three = test > 0 and len(places) > 2
+    first = min(max(int(validation * whole), places[0] + 1), places[-2 if three else -1])
+    if not three:
+        return first, first
+    following = next(place for place in places if place >= first)
+    return first, min(max(int((validation + test) * whole), following + 1), places[-1])

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier.data.read import type_name
+from luthier.data.raw import type_name
 from luthier.types import Fate, Json, Message, Role
 
 ROLES: dict[str, Role] = {

@@ -7,18 +7,18 @@ does not. Rooms with torch in them are imported when a stage runs, so that a run
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from luthier import events
-from luthier.artifact import write_text
+from luthier.artifact import digest, write_text
 from luthier.pipeline.work import Work
 from luthier.recipe import MERGES, Tuning, parse_rule
 from luthier.text import load_rows, render_prompt
-from luthier.types import Example
+from luthier.types import Example, Json, Pair
 
 PARITY_PROMPTS = 24
 ROOM = 1.25
@@ -40,13 +40,25 @@ class Stage:
 def _dataset_settings(work: Work) -> dict[str, Any]:
     data = work.recipe.data.model_dump(mode="json")
     data.pop("max_rejected")
-    return {"data": data, "seed": work.recipe.seed, "inputs": work.inputs, "base": work.base_identity}
+    judged_by = digest([asdict(item) for item in work.evaluation_items])
+    learns = work.recipe.objective.rows
+    more = {"inputs": work.inputs, "base": work.base_identity, "evaluation": judged_by, "rows": learns}
+    return {"data": data, "seed": work.recipe.seed, **more}
 
 
 def _make_dataset(work: Work, out: Path) -> None:
     from luthier.data.curate import curate
 
-    curate(work.recipe, work.run.home, work.tokenizer, work.base.context, out)
+    curate(
+        work.recipe,
+        work.run.home,
+        work.tokenizer,
+        work.base.context,
+        out,
+        memory=work.store.root / "rows",
+        evaluation=work.evaluation_items,
+        progress=work.watch.progress,
+    )
 
 
 def _plan_settings(work: Work) -> dict[str, Any]:
@@ -115,8 +127,16 @@ def _evaluate(work: Work, model: Any, name: str, out: Path) -> None:
 
 
 def _examples(path: Path) -> list[Example]:
+    """The conversations of one side; of a pair the one with the chosen answer."""
     with path.open(encoding="utf-8") as file:
-        return [Example.from_json(json.loads(line)) for line in file]
+        return [_example(json.loads(line)) for line in file]
+
+
+def _example(row: Json) -> Example:
+    if "chosen" not in row:
+        return Example.from_json(row)
+    pair = Pair.from_json(row)
+    return Example(pair.source, pair.line, pair.prompt + pair.chosen, tools=pair.tools)
 
 
 def _room(work: Work, expected: list[str]) -> int:

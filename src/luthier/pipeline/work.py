@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luthier.artifact import Artifact, Store, digest, file_digest
-from luthier.data.read import resolve
+from luthier.data.read import resolve, source_digest
+from luthier.data.step import EvaluationItem
 from luthier.errors import DataError
-from luthier.evaluate.tasks import suite_file
+from luthier.evaluate.scorers import SCORERS
+from luthier.evaluate.tasks import find_tasks, suite_file
 from luthier.events import Log
 from luthier.models.base import UKULELE, Base, find_base, ukulele_file
 from luthier.plan import Hardware, find_hardware
@@ -97,15 +99,26 @@ class Work:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """The sha256 of every input file, by the path in the recipe."""
-        found = {s.path: _digest(resolve(s.path, self.run.home), s.path) for s in self.recipe.data.sources}
+        found = {s.path: _source(resolve(s.path, self.run.home), s.path) for s in self.recipe.data.sources}
         if replay := self.recipe.data.replay:
             path = ukulele_file("replay.jsonl") if replay.path == UKULELE else resolve(replay.path, self.run.home)
-            found[f"replay: {replay.path}"] = _digest(path, replay.path)
+            found[f"replay: {replay.path}"] = _source(path, replay.path)
         for suite in self.retention:
             if place := suite_file(suite, self.run.home):
                 files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
                 found[f"retention: {suite}"] = digest([_digest(path, suite) for path in files])
         return found
+
+    @cached_property
+    def evaluation_items(self) -> list[EvaluationItem]:
+        """What the model will be judged by, for the check that none of it is learned; validation rows are held out."""
+        named = [name for name in self.recipe.evaluate.tasks or () if name not in SCORERS]
+        tasks = [*find_tasks(named, self.run.home, "task"), *find_tasks(self.retention, self.run.home, "retention")]
+        return [
+            EvaluationItem(task.name, item.id, "\n\n".join(turn.content for turn in item.asked), item.expected)
+            for task in tasks
+            for item in task.items
+        ]
 
     @property
     def retention(self) -> Sequence[str]:
@@ -125,6 +138,15 @@ class Work:
         """True when the dataset has conversations, and not only plain text."""
         shapes = self.artifacts["dataset"].json("facts.json")["shapes"]
         return any(shape != "text" for shape in shapes)
+
+
+def _source(path: Path, given: str) -> str:
+    try:
+        return source_digest(path, given)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=given, fix="check the file and its permissions"
+        ) from error
 
 
 def _digest(path: Path, given: str) -> str:

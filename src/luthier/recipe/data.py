@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.recipe.curate import Curate
 from luthier.recipe.section import Section
@@ -15,12 +15,21 @@ FieldName = Literal[
 
 
 class Source(Section):
-    """One file of rows."""
+    """Rows from one place: a file, a folder of files, or a data set of the hub."""
 
     path: str
-    """A .jsonl or .json file. A relative path is looked for beside the recipe first, then in the working folder."""
+    """A file (.jsonl, .json, .csv, .tsv, .parquet, the first four also as .gz or .zst; documents: .txt, .md, .html,
+    .pdf, .docx), a folder of such files, or `hub:owner/name` for a data set of the hub. A relative path is looked for
+    beside the recipe first, then in the working folder."""
     shape: Shape = "auto"
     """How the rows are laid out; recognised row by row unless given."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """How many times an epoch the rows are seen. Of a weight such as 2.5 half of the rows come twice and half three
+    times; below 1 that share of the rows is drawn and the others are left out, chosen by a hash of the content."""
+    passage: Annotated[int, Field(ge=100)] = 4_000
+    """The most letters of a passage, into which documents are divided between paragraphs."""
+    licence: str | None = None
+    """Under which licence the rows are, for the data card."""
     fields: dict[FieldName, str | None] = Field(default_factory=dict)
     """Our name of a field -> the name it has in the rows, such as `{prompt: Frage, completion: Antwort}`; `a.b` is a
     field in an object, and null says that a field of that name is not read."""
@@ -37,11 +46,26 @@ class Source(Section):
 
 
 class Split(Section):
-    """How rows are divided."""
+    """How rows are divided. Rows with the same prompt, passages of one document and near duplicates stay together."""
 
-    validation: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
-    """Share of the kept rows held out for validation, chosen by a hash of the content: adding rows moves none of the
-    others, and rows with the same prompt stay together."""
+    validation: Annotated[float, Field(gt=0, lt=0.9)] | None = None
+    """Share held out for validation, chosen by a hash of the content: adding rows moves none of the others. When not
+    given: 10 % below 2,000 rows and 5 % above, and more of few rows, so that 100 rows or 20 % are held out."""
+    test: Annotated[float, Field(gt=0, lt=0.9)] | None = None
+    """Share held out for a test set of its own, which training never looks at."""
+    by: str | None = None
+    """A field of the rows, such as an author or a session: rows with the same value stay together, too."""
+    time: str | None = None
+    """A field of the rows that says when they came about: the latest are held out, in place of a hash's choice."""
+    twins: Annotated[float, Field(gt=0.2, le=1)] = 0.8
+    """From which Jaccard index of five-word shingles on two rows are twins. No twins stand on both sides: after the
+    division it is proved, and a division that cannot keep them together stops."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> "Split":
+        if (self.validation or 0.2) + (self.test or 0) >= 0.95:
+            raise ValueError("data.split: validation and test together must leave something to train on")
+        return self
 
 
 class Replay(Section):

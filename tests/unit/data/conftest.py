@@ -46,7 +46,8 @@ class Bench:
         if rows:
             self.write(*rows)
         sources = data.pop("sources", [{"path": path} for path in paths])
-        recipe = build_recipe({"name": "t", "data": {"sources": sources, "max_rejected": 1.0, **data}})
+        more = {"seed": data.pop("seed")} if "seed" in data else {}
+        recipe = build_recipe({"name": "t", **more, "data": {"sources": sources, "max_rejected": 1.0, **data}})
         return curate(recipe, self.folder, self.tokenizer, context, self.out)
 
     def lines(self, name: str) -> list[Any]:

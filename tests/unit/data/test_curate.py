@@ -1,6 +1,5 @@
 """Curating: the ledger, the facts, the order of the rules, and when it stops."""
 
-import importlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -9,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from luthier.data import rendering
 from luthier.errors import DataError, RecipeError, TemplateError
 from luthier.text import TrainingRow, load_rows
 from luthier.types import Example
 
-room = importlib.import_module("luthier.data.curate")  # the room gives the function the same name
 Asked = Callable[[int], list[dict[str, str]]]
 
 BROKEN: dict[str, Any] = {
@@ -55,7 +54,8 @@ def test_the_ledger_has_what_is_needed_to_find_the_row(bench: Any, asked: Asked)
     bench.curate(*asked(5), asked(1)[0])
     first, last = bench.ledger[0], bench.ledger[-1]
     assert set(first) == {
-        "source", "line", "hash", "shape", "fate", "reason", "duplicate_of", "split", "tokens", "trained"
+        "source", "line", "hash", "shape", "fate", "rule", "reason", "score", "duplicate_of", "split", "tokens",
+        "trained", "risk", "note",
     }  # fmt: skip
     assert (first["source"], first["line"], first["shape"], first["fate"], first["reason"]) == (
         "rows.jsonl", 1, "question_answer", "kept", ""
@@ -126,7 +126,7 @@ def test_too_many_rejected_stops_after_the_ledger_is_written(bench: Any, asked: 
     with pytest.raises(DataError) as error:
         bench.curate(*rows, max_rejected=0.18)
     assert "2 of 11 rows (18.2%) cannot be used" in error.value.what
-    assert "not_json 1, for example rows.jsonl:9: not JSON at line 9" in error.value.what
+    assert "not_json 1, for example rows.jsonl:9: not JSON at column 14" in error.value.what
     assert "empty_answer 1, for example rows.jsonl:10: the answer in turn 2 is empty" in error.value.what
     assert error.value.fix is not None
     assert "data.max_rejected" in error.value.fix
@@ -171,7 +171,7 @@ def test_refusals_of_the_renderer_are_fates(bench: Any, asked: Asked, monkeypatc
             for example, row in zip(examples, made, strict=True)
         ]
 
-    monkeypatch.setattr(room, "render_batch", render)
+    monkeypatch.setattr(rendering, "render_batch", render)
     facts = bench.curate(*asked(6))
     assert facts["fates"] == {"kept": 4, "nothing_trained": 1, "template": 1}
     assert facts["reasons"]["template"] == "rows.jsonl:1: no such role"
@@ -179,14 +179,14 @@ def test_refusals_of_the_renderer_are_fates(bench: Any, asked: Asked, monkeypatc
 
 def test_rendering_goes_in_batches(bench: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    render = room.render_batch
-    monkeypatch.setattr(room, "render_batch", lambda rows, t: sizes.append(len(rows)) or render(rows, t))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(room, "BATCH", 8)
+    render = rendering.render_batch
+    monkeypatch.setattr(rendering, "render_batch", lambda rows, t: sizes.append(len(rows)) or render(rows, t))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(rendering, "BATCH", 8)
     assert bench.curate(*asked(20))["fates"] == {"kept": 20}
     assert sizes == [8, 8, 4]
-    monkeypatch.setattr(room, "BATCH_LETTERS", 60)
+    monkeypatch.setattr(rendering, "BATCH_LETTERS", 60)
     sizes.clear()
-    bench.curate(*asked(10))
+    assert bench.curate(*asked(10))["fates"] == {"kept": 10}
     assert max(sizes) < 5
 
 

@@ -26,9 +26,9 @@ def test_lines_are_numbered_and_blank_ones_are_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "fate", "reason"),
     [
-        (b'{"a": "half', "not_json", "not JSON at line 2 column 7: Unterminated string"),
-        (b'{"a": 1} {"b": 2}', "not_json", "not JSON at line 2 column 10: Extra data"),
-        (b"\0\0\0", "not_json", "line 2 column 1"),
+        (b'{"a": "half', "not_json", "not JSON at column 7: Unterminated string"),
+        (b'{"a": 1} {"b": 2}', "not_json", "not JSON at column 10: Extra data"),
+        (b"\0\0\0", "not_json", "not JSON at column 1"),
         (b'{"a": "\0"}', "not_json", "Invalid control character"),
         (b"[" * 100_000, "not_json", "nested too deeply"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "not_json", "digits"),
@@ -99,9 +99,8 @@ def test_half_a_character_spoils_one_row_of_a_document(tmp_path: Path) -> None:
         (b"7", "rows.json", "a JSON number", "rows.json"),
         (b"", "rows.jsonl", "no rows", "rows.jsonl"),
         (b"\n \n\r\n", "rows.jsonl", "no rows", "rows.jsonl"),
-        ('{"a": 1}'.encode("utf-16"), "rows.jsonl", "UTF-16", "rows.jsonl"),
-        ('[{"a": 1}]'.encode("utf-16"), "rows.json", "UTF-16", "rows.json"),
-        (b"a,b\n", "rows.csv", "'.csv'", "rows.csv"),
+        (b"a,b\n", "rows.csv", "no rows", "rows.csv"),
+        (b"a,b\n", "rows.xlsx", "'.xlsx'", "rows.xlsx"),
         (b"a", "rows", "no suffix", "rows"),
     ],
 )

@@ -1,0 +1,193 @@
+"""What was worked out of rows, remembered by their content: a row seen before costs a look-up.
+
+A memory is a folder: `outcomes.sqlite` has the small things, `bodies.bin` what is long (content, token rows,
+signatures), one after another in the order in which they were made. It may be deleted at any time.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from luthier.artifact import disk_error, make_folder
+from luthier.data.outcome import Outcome
+from luthier.errors import LuthierError
+
+PARTS = 500
+"""Keys looked up at once."""
+KEPT_MEMORIES = 4
+"""Settings for which a memory is kept; the one used longest ago is deleted."""
+WASTE = 4
+"""A memory is begun anew when it holds this many times what was last used of it, and more than a gigabyte."""
+
+
+class Remembered(NamedTuple):
+    """The small things of an outcome; `at` is where its body begins, the last three the lengths of its parts."""
+
+    shape: str | None
+    fate: str
+    rule: str
+    reason: str
+    score: float | None
+    risk: float
+    note: str
+    rating: float | None
+    place: int
+    tie: int | None
+    moment: float | str | None
+    tokens: int | None
+    trained: int | None
+    longest: int | None
+    at: int
+    content: int
+    pieces: int
+    signatures: str
+
+
+COLUMNS = ", ".join(Remembered._fields)
+MARKS = ",".join("?" * (1 + len(Remembered._fields)))
+
+
+class Memory:
+    """Outcomes by key. Bodies are read by position, from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_folder(folder)
+        try:
+            self._bodies = (folder / "bodies.bin").open("ab", buffering=1 << 20)
+            self._read = os.open(folder / "bodies.bin", os.O_RDONLY)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+        self._end = self._bodies.seek(0, os.SEEK_END)
+        self._base = connect(folder / "outcomes.sqlite")
+        self._base.execute(f"CREATE TABLE IF NOT EXISTS outcomes (key BLOB UNIQUE, {COLUMNS})")
+        self.used = 0
+
+    def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Remembered]:
+        """What is known of these rows."""
+        found: dict[bytes, Remembered] = {}
+        for first in range(0, len(keys), PARTS):
+            part = keys[first : first + PARTS]
+            marks = ",".join("?" * len(part))
+            asked = f"SELECT key, {COLUMNS} FROM outcomes WHERE key IN ({marks})"
+            for key, *values in self._base.execute(asked, part):
+                found[key] = Remembered(*values)
+        self.used += sum(map(_size, found.values()))
+        return found
+
+    def keep(self, outcomes: Sequence[tuple[bytes, Outcome]]) -> dict[bytes, Remembered]:
+        """Remember outcomes by their keys."""
+        found: dict[bytes, Remembered] = {}
+        try:
+            for key, one in outcomes:
+                body = b"".join((one.content, one.pieces, *one.signatures))
+                self._bodies.write(body)
+                lengths = json.dumps([len(signature) for signature in one.signatures])
+                fate = one.fate
+                small = (one.shape, fate.name, one.rule, fate.reason, fate.score, one.risk, one.note, one.rating)
+                counted = (one.place, one.tie, one.moment, one.tokens, one.trained, one.longest)
+                found[key] = Remembered(*small, *counted, self._end, len(one.content), len(one.pieces), lengths)
+                self._end += len(body)
+            self._bodies.flush()
+            insert = f"INSERT OR IGNORE INTO outcomes VALUES ({MARKS})"
+            self._base.executemany(insert, ((key, *small) for key, small in found.items()))
+            self._base.commit()
+        except (OSError, sqlite3.OperationalError) as error:
+            raise disk_error(self.folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+        self.used += sum(map(_size, found.values()))
+        return found
+
+    def body(self, at: int, length: int) -> bytes:
+        """Bytes of the bodies."""
+        return os.pread(self._read, length, at)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._base.close()
+        self._bodies.close()
+        os.close(self._read)
+
+    @property
+    def wasteful(self) -> bool:
+        """True when most of it was not used this time."""
+        return bool(self._end > max(WASTE * self.used, 1 << 30))
+
+
+def _size(one: Remembered) -> int:
+    signatures: list[int] = json.loads(one.signatures)
+    return one.content + one.pieces + sum(signatures)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A database that gives up safety at a power cut for speed: everything in it can be worked out again."""
+    try:
+        base = sqlite3.connect(path)
+        for setting in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-65536", "temp_store=FILE"):
+            base.execute(f"PRAGMA {setting}")
+    except sqlite3.Error as error:
+        raise disk_error(path, OSError(str(error))) from error
+    return base
+
+
+@contextmanager
+def open_memory(root: Path | None, fingerprint: str) -> Iterator[Memory]:
+    """The memory for these settings under `root`; one for this time only when there is no `root` or it is in use."""
+    if root is not None:
+        make_folder(root)
+        folder = root / fingerprint[:16]
+        lock = FileLock(root / f"{fingerprint[:16]}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            root = None
+    if root is None:
+        with tempfile.TemporaryDirectory(prefix="luthier-") as name:
+            memory = Memory(Path(name))
+            try:
+                yield memory
+            finally:
+                memory.close()
+        return
+    try:
+        memory = _open_or_begin(folder)
+        try:
+            yield memory
+        finally:
+            wasteful = memory.wasteful
+            memory.close()
+        folder.touch()
+        if wasteful:
+            shutil.rmtree(folder, ignore_errors=True)
+        _forget(root)
+    finally:
+        lock.release()
+
+
+def _open_or_begin(folder: Path) -> Memory:
+    try:
+        return Memory(folder)
+    except LuthierError:
+        raise
+    except sqlite3.DatabaseError:  # damaged: nothing in it cannot be made again
+        shutil.rmtree(folder)
+        return Memory(folder)
+
+
+def _forget(root: Path) -> None:
+    """Delete the memories that have not been used for longest."""
+    folders = sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
+    for folder in folders[KEPT_MEMORIES:]:
+        lock = FileLock(root / f"{folder.name}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except Timeout:
+            continue

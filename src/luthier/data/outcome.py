@@ -1,0 +1,225 @@
+"""The work on single rows, as a pure function from a shard of rows to a shard of outcomes.
+
+An outcome depends on what the row holds and on the settings, never on where the row stands: so it can be worked out in
+any process, and remembered by content. In order: read -> shape and roles -> row steps -> rendering -> signatures.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.artifact import digest
+from luthier.data.raw import RawRow, Unread, open_row
+from luthier.data.rendering import letters, most_letters, render_content
+from luthier.data.shapes import Reading, convert, find_field
+from luthier.data.split import content_group, place_of
+from luthier.data.step import Content, Row, RowStep, SetStep, Surroundings
+from luthier.data.steps import row_steps, set_steps
+from luthier.errors import TemplateError
+from luthier.recipe import Curate
+from luthier.text import TrainingRow
+from luthier.types import KEPT, Example, Fate, Pair
+
+CODE = Path(__file__).parents[1]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one row by itself.
+
+    Attributes:
+        fate: `kept` so far, or what ended its way; `rule` is the part that said so.
+        content: the example or pair as JSON, without its place; empty when it was not kept.
+        place: where the row's group falls when rows are divided, and the group's identity: 63 bits.
+        tie: the same for what the rows' own field says, by which rows are kept together.
+        moment: what the split by time compares.
+        pieces: its token rows: lengths as int32, all ids as int32, all masks as bytes.
+        signatures: one for each set step.
+    """
+
+    shape: str | None
+    fate: Fate
+    rule: str = ""
+    risk: float = 0.0
+    note: str = ""
+    content: bytes = b""
+    place: int = 0
+    tie: int | None = None
+    moment: float | str | None = None
+    rating: float | None = None
+    tokens: int | None = None
+    trained: int | None = None
+    longest: int | None = None
+    pieces: bytes = b""
+    signatures: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything that outcomes depend on beside the rows. It can be sent to another process.
+
+    Attributes:
+        curate: the recipe's section.
+        around: what steps may look at.
+        tokenizer: renders rows; None leaves them unrendered.
+        context: the longest row the model can take, in tokens.
+        group: a field of the rows by which they are kept together, for the split.
+        moment: a field of the rows that says when they came about.
+    """
+
+    curate: Curate
+    around: Surroundings
+    tokenizer: Any = field(compare=False)
+    context: int
+    group: str | None = None
+    moment: str | None = None
+
+    @cached_property
+    def rows(self) -> list[RowStep[Any]]:
+        """The row steps."""
+        return row_steps(self.curate, self.around)
+
+    @cached_property
+    def sets(self) -> list[SetStep[Any]]:
+        """The set steps."""
+        return set_steps(self.curate, self.around)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("rows", "sets")}
+
+    @cached_property
+    def _most_letters(self) -> int | None:
+        return most_letters(self.tokenizer, self.context)
+
+    def fingerprint(self) -> str:
+        """A hash of all that an outcome depends on beside the row: settings, steps, tokenizer and this code."""
+        steps = [step.fingerprint() for step in (*self.rows, *self.sets)]
+        split = [self.around.seed, self.group, self.moment]
+        return digest([steps, split, self.context, _tokenizer_mark(self.tokenizer), _code_mark()])
+
+    def work(self, shard: Sequence[RawRow | Unread], reading: Reading) -> list[Outcome]:
+        """The outcome of each row of a shard, in order."""
+        outcomes: list[Outcome] = []
+        going: list[tuple[Outcome, Row]] = []
+        for item in shard:
+            raw = open_row(item)
+            shape, found = convert(raw, reading)
+            if isinstance(found, Fate):
+                outcomes.append(Outcome(shape, found, rule="read" if raw.problem else "shape"))
+                continue
+            placed = (self._place(raw, found), self._tie(raw), self._moment(raw))
+            outcome = Outcome(shape, KEPT, "", 0.0, "", b"", *placed)
+            outcomes.append(outcome)
+            going.append((outcome, Row(found)))
+        for step in self.rows:
+            going = _step(step, going)
+        if self.tokenizer is not None:
+            going = self._render(going)
+        for outcome, row in going:
+            outcome.content = pack_content(row.content)
+            outcome.rating = row.content.margin if isinstance(row.content, Pair) else row.content.rating
+            outcome.signatures = tuple(step.signature(row) for step in self.sets)
+        return outcomes
+
+    def _place(self, raw: RawRow, content: Content) -> int:
+        """Passages of a document are on the document's place, other rows on the place of what is asked."""
+        group = content_group(content) if raw.document is None else f"document\n{raw.document}"
+        return place_of(group, self.around.seed)
+
+    def _tie(self, raw: RawRow) -> int | None:
+        value = find_field(raw.value or {}, self.group) if self.group else None
+        return None if value is None else place_of(json.dumps(value, default=str), self.around.seed)
+
+    def _moment(self, raw: RawRow) -> float | str | None:
+        value = find_field(raw.value or {}, self.moment) if self.moment else None
+        return value if isinstance(value, int | float) or value is None else str(value)
+
+    def _render(self, going: Sequence[tuple[Outcome, Row]]) -> list[tuple[Outcome, Row]]:
+        short = []
+        for outcome, row in going:
+            size = letters(row.content)
+            if self._most_letters and size > self._most_letters:
+                reason = f"{size:,} letters, which is more than {self.context} tokens, the limit"
+                outcome.fate, outcome.rule = Fate("too_long", reason), "length"
+            else:
+                short.append((outcome, row))
+        rendered = render_content([row.content for _, row in short], self.tokenizer)
+        for (outcome, _), rows in zip(short, rendered, strict=True):
+            if isinstance(rows, TemplateError):
+                outcome.fate, outcome.rule = Fate("template", rows.what), "render"
+                continue
+            outcome.tokens, outcome.trained = sum(len(row.ids) for row in rows), sum(sum(row.trained) for row in rows)
+            outcome.longest = max(len(row.ids) for row in rows)
+            outcome.pieces = pack_rows(rows)
+            if not outcome.trained:
+                reason = f"none of its {outcome.tokens} tokens would be trained"
+                outcome.fate, outcome.rule = Fate("nothing_trained", reason), "render"
+        return [(outcome, row) for outcome, row in short if outcome.fate.kept]
+
+
+def _step(step: RowStep[Any], going: Sequence[tuple[Outcome, Row]]) -> list[tuple[Outcome, Row]]:
+    """What is left after a step; a changed row goes on as the change has it."""
+    left: list[tuple[Outcome, Row]] = []
+    for (outcome, row), finding in zip(going, step.look_at([row for _, row in going]), strict=True):
+        if finding.note or finding.changed is not None:
+            words = f"{step.name}: {finding.note}" if finding.note else step.name
+            outcome.note = f"{outcome.note}; {words}" if outcome.note else words
+        outcome.risk = max(outcome.risk, finding.risk)
+        if finding.fate is not None:
+            outcome.fate, outcome.rule = finding.fate, step.name
+        else:
+            left.append((outcome, row if finding.changed is None else Row(finding.changed)))
+    return left
+
+
+def pack_content(content: Content) -> bytes:
+    """An example or pair as JSON, without its place."""
+    body = replace(content, source="", line=0).to_json()
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def unpack_content(body: bytes, source: str, line: int) -> Content:
+    """Read what `pack_content` wrote, at the place where the row stands."""
+    row = json.loads(body) | {"source": source, "line": line}
+    return Pair.from_json(row) if "chosen" in row else Example.from_json(row)
+
+
+def pack_rows(rows: Sequence[TrainingRow]) -> bytes:
+    """Token rows as bytes: how many, the lengths, the ids, the masks."""
+    lengths = np.array([len(rows), *(len(row.ids) for row in rows)], np.int32)
+    ids = np.concatenate([np.asarray(row.ids, np.int32) for row in rows])
+    return lengths.tobytes() + ids.tobytes() + b"".join(bytes(row.trained) for row in rows)
+
+
+def unpack_rows(packed: bytes) -> list[tuple[bytes, bytes]]:
+    """Ids (int32) and mask of each token row."""
+    count = int.from_bytes(packed[:4], "little")
+    lengths = np.frombuffer(packed, np.int32, count, 4)
+    ids_at, mask_at = 4 + 4 * count, 4 + 4 * count + 4 * int(lengths.sum())
+    found: list[tuple[bytes, bytes]] = []
+    for length in lengths.tolist():
+        found.append((packed[ids_at : ids_at + 4 * length], packed[mask_at : mask_at + length]))
+        ids_at, mask_at = ids_at + 4 * length, mask_at + length
+    return found
+
+
+def _tokenizer_mark(tokenizer: Any) -> str | None:
+    if tokenizer is None:
+        return None
+    inner, special = tokenizer.backend_tokenizer.to_str(), [tokenizer.bos_token, tokenizer.eos_token]
+    return digest([inner, tokenizer.chat_template, special])
+
+
+def _code_mark() -> str:
+    """A hash of the code that works on rows: what another version worked out is not taken for this one's."""
+    found = hashlib.sha256()
+    for room in ("data", "text"):
+        for path in sorted((CODE / room).glob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,121 @@
+"""Tables: .csv and .tsv with a header, and .parquet. A row is an object with the columns as keys."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from luthier.artifact import digest
+from luthier.data.raw import LARGEST_ROW, RawRow, problem_of
+from luthier.data.stream import missing, open_stream
+from luthier.errors import DataError
+from luthier.types import Fate, Json
+
+STRUCTURED = (
+    "messages",
+    "conversations",
+    "chosen",
+    "rejected",
+    "prompt",
+    "completion",
+    "history",
+    "tools",
+    "functions",
+)
+"""Columns that may hold JSON in a cell."""
+SEPARATORS = ",;\t|"
+BATCH = 256
+_ESCAPED = re.compile("[\ud800-\udfff]")
+
+
+def read_table(path: Path, source: str) -> Iterator[RawRow]:
+    """A .csv or .tsv file. The separator is the one that the header has most of."""
+    with open_stream(path, source) as stream:
+        text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+        csv.field_size_limit(LARGEST_ROW)
+        header, separator = _header(text, source)
+        rows = csv.reader(text, delimiter=separator, strict=True)
+        start = 2
+        try:
+            for cells in rows:
+                line, start = start, rows.line_num + 2
+                if any(cell.strip() for cell in cells):
+                    yield _row(source, line, header, cells)
+        except csv.Error as error:
+            raise DataError(
+                f"the row that begins in line {start} cannot be read: {error}",
+                where=f"{source}:{start}",
+                fix='close the quote there (a quote inside of a cell is written twice: "")',
+            ) from error
+
+
+def _header(text: io.TextIOWrapper, source: str) -> tuple[list[str], str]:
+    line = text.readline()
+    separator = max(SEPARATORS, key=line.count)
+    try:
+        found = next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error as error:
+        raise DataError(
+            f"the header cannot be read: {error}", where=f"{source}:1", fix="write the names of the columns in one line"
+        ) from error
+    names = [name.strip() for name in found]
+    twice = sorted({name for name in names if names.count(name) > 1 and name})
+    if twice:
+        raise DataError(
+            f"two columns have the name '{twice[0]}'", where=f"{source}:1", fix="give every column a name of its own"
+        )
+    return names, separator
+
+
+def _row(source: str, line: int, header: list[str], cells: list[str]) -> RawRow:
+    mark = digest([header, cells])
+    if len(cells) != len(header):
+        reason = f"{len(cells)} cells, and the header names {len(header)} columns"
+        return RawRow(source, line, None, Fate("wrong_width", reason), mark)
+    if any(_ESCAPED.search(cell) for cell in cells):
+        name = next(name for name, cell in zip(header, cells, strict=True) if _ESCAPED.search(cell))
+        return RawRow(source, line, None, Fate("not_utf8", f"the cell '{name}' is not UTF-8"), mark)
+    value = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True) if name}
+    return RawRow(source, line, value, None, mark)
+
+
+def _cell(name: str, cell: str) -> Any:
+    if name not in STRUCTURED:
+        return cell
+    if not cell.strip():
+        return None
+    if cell.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+    return cell
+
+
+def read_parquet(path: Path, source: str) -> Iterator[RawRow]:
+    """A .parquet file, a few hundred rows at a time."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise missing("reading .parquet files", "pyarrow") from error
+    line = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH):
+                for value in batch.to_pylist():
+                    line += 1
+                    yield _parquet_row(source, line, value)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise DataError(
+            f"the file is damaged or no parquet file: {reason}", where=source, fix="copy or download it again"
+        ) from error
+
+
+def _parquet_row(source: str, line: int, value: Json) -> RawRow:
+    problem = problem_of(value, suspect=False)
+    return RawRow(source, line, None if problem else value, problem, digest(value))
