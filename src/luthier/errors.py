@@ -31,9 +31,16 @@ class LuthierError(Exception):
         self.where = where
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Any, ...]:  # so that an error comes whole from another process
+        return _again, (type(self), self.what, self.where, self.fix)
+
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}\n  -> {self.fix}" if self.fix else text
+
+
+def _again(cls: type[LuthierError], what: str, where: str | None, fix: str | None) -> LuthierError:
+    return cls(what, where=where, fix=fix)
 
 
 class RecipeError(LuthierError):

@@ -165,9 +165,9 @@ def test_a_row_may_be_as_long_as_the_limit(bench: Any, asked: Asked) -> None:
 
 def test_refusals_of_the_renderer_are_fates(bench: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     def render(examples: list[Example], _: object) -> list[list[TrainingRow] | TemplateError]:
-        made = [[TrainingRow([1, 2], [False, example.line != 2])] for example in examples]
+        made = [TrainingRow([1, 2], [False, "What is 1?" not in example.messages[0].content]) for example in examples]
         return [
-            TemplateError("no such role") if example.line == 1 else row
+            TemplateError("no such role") if "What is 0?" in example.messages[0].content else [row]
             for example, row in zip(examples, made, strict=True)
         ]
 
