@@ -130,7 +130,7 @@ UTF_16 = {b"\xff\xfe": "le", b"\xfe\xff": "be", b"{\0": "le", b"[\0": "le", b"\0
 
 
 def lines_of(content: bytes) -> list[bytes]:
-    """The lines as a person counts them: in UTF-16 where the file is, and with carriage returns between rows as ends."""
+    """The lines as a person counts them: in UTF-16 where the file is, with carriage returns between rows as ends."""
     kind = UTF_16.get(content[:2])
     if kind and (content[0] in (0xFF, 0xFE)) <= (b"\0" in content[:4]):
         content = content.decode(f"utf-16-{kind}", "replace").encode()
