@@ -38,6 +38,9 @@ def make_tokenizer() -> Any:
 TOKENIZER = make_tokenizer()
 
 
+ALONE = {"near_duplicates": None}  # short texts of few letters are near duplicates of one another
+
+
 def run(content: bytes, suffix: str = ".jsonl", **data: Any) -> tuple[dict[str, Any] | None, list[Any]]:
     """Curate one file; the facts, or None when it was refused with a sentence, and the ledger."""
     with tempfile.TemporaryDirectory() as name:
@@ -45,7 +48,9 @@ def run(content: bytes, suffix: str = ".jsonl", **data: Any) -> tuple[dict[str, 
         out.mkdir()
         (folder / f"rows{suffix}").write_bytes(content)
         source = {"path": f"rows{suffix}", "shape": data.pop("shape", "auto")}
-        recipe = build_recipe({"name": "t", "data": {"sources": [source], "max_rejected": 1.0, **data}})
+        recipe = build_recipe(
+            {"name": "t", "data": {"sources": [source], "max_rejected": 1.0, "curate": ALONE, **data}}
+        )
         facts, refused = None, None
         try:
             facts = curate(recipe, folder, TOKENIZER, CONTEXT, out)

@@ -8,6 +8,8 @@ from luthier.recipe import Split
 FEW_ROWS, FEW_SHARE, MANY_SHARE = 2_000, 0.1, 0.05
 FLOOR_ROWS, FLOOR_SHARE = 100, 0.2
 """So many rows are held out at least, but never more than this share for it."""
+LARGE = 2.0
+"""A cluster with this many times the rows that are to be held out is not held out."""
 STRATUM = 20
 """A source with so many clusters has at least one of them held out."""
 
@@ -26,6 +28,7 @@ def divide(table: Table, split: Split) -> None:
     Raises:
         DataError: all rows belong together, so there is nothing to divide.
     """
+    prompts = table.sql(f"SELECT count(DISTINCT place) FROM rows WHERE {KEPT}").fetchone()[0]
     _join(table)
     rows = table.sql(f"SELECT count(*) FROM rows WHERE {KEPT}").fetchone()[0]
     validation, test = share_of(split, rows), split.test or 0.0
@@ -33,18 +36,28 @@ def divide(table: Table, split: Split) -> None:
     table.sql("CREATE TEMP TABLE places (rank INTEGER PRIMARY KEY, place UNIQUE)")
     chosen = f"SELECT place FROM rows WHERE {KEPT} GROUP BY place {order}"
     table.sql(f"INSERT INTO places (place) {chosen}")
-    count = table.sql("SELECT count(*) FROM places").fetchone()[0]
+    count = _count(table)
+    if prompts < 2:
+        raise DataError(
+            f"one distinct prompt cannot be divided into training and validation: all {rows} kept rows "
+            "begin with the same user turn",
+            fix="add rows with other prompts",
+        )
     if count < 2:
         raise DataError(
-            f"one distinct prompt cannot be divided into training and validation: all {rows} kept rows begin with the "
-            "same user turn or belong together",
-            fix="add rows with other prompts",
+            f"nothing can be held out: all {rows} kept rows are near duplicates of one another or share data.split.by",
+            fix="add other rows, or raise data.curate.near_duplicates.threshold (null turns that step off)",
         )
     if split.time:
         _by_rank(table, count, validation, test)
     else:
-        _by_place(table, validation, test)
+        _by_place(table, validation, test, rows)
     table.sql("DROP TABLE places")
+
+
+def _count(table: Table) -> int:
+    count: int = table.sql("SELECT count(*) FROM places").fetchone()[0]
+    return count
 
 
 def _join(table: Table) -> None:
@@ -59,14 +72,21 @@ def _join(table: Table) -> None:
         table.change(f"UPDATE rows SET place = ? WHERE place = ? AND {KEPT}", moved)
 
 
-def _by_place(table: Table, validation: float, test: float) -> None:
+def _by_place(table: Table, validation: float, test: float, rows: int) -> None:
+    """By where clusters fall; one that is far larger than what is to be held out is trained on."""
+    most = max(1.0, LARGE * validation * rows)
+    counted = f"SELECT place FROM rows WHERE {KEPT} GROUP BY place HAVING count(*) > ?"
+    if table.sql(f"SELECT count(*) FROM ({counted})", (most,)).fetchone()[0] <= _count(table) - 2:
+        table.sql(f"DELETE FROM places WHERE place IN ({counted})", (most,))
     lowest, highest = table.sql("SELECT min(place), max(place) FROM places").fetchone()
     bound = max(lowest + 1, int(validation * (1 << BITS)))
     near = "SELECT min(place) FROM places WHERE place >= ? UNION SELECT max(place) FROM places WHERE place < ?"
     known = {place for (place,) in table.sql(near, (bound, highest)) if place is not None}
     first, second = bounds(sorted(known | {lowest, highest}), validation, test)
     side = "CASE WHEN place < ? THEN 'validation' WHEN place < ? THEN 'test' ELSE 'train' END"
-    table.sql(f"UPDATE rows SET side = {side} WHERE {KEPT}", (first, second))
+    table.sql(f"UPDATE rows SET side = 'train' WHERE {KEPT}")
+    small = "place IN (SELECT place FROM places)"
+    table.sql(f"UPDATE rows SET side = {side} WHERE {KEPT} AND {small}", (first, second))
     _hold_out_of_each_source(table)
 
 
@@ -82,8 +102,8 @@ def _by_rank(table: Table, count: int, validation: float, test: float) -> None:
 def _hold_out_of_each_source(table: Table) -> None:
     """Move the lowest place of a source that has enough of them, and none held out, to validation."""
     found = table.sql(
-        "SELECT min(place) FROM rows JOIN files ON files.n = rows.file WHERE fate = 'kept' GROUP BY source "
-        "HAVING sum(side = 'validation') = 0 AND count(DISTINCT place) >= ?",
+        "SELECT min(place) FROM rows JOIN places USING (place) JOIN files ON files.n = rows.file "
+        "WHERE fate = 'kept' GROUP BY source HAVING sum(side = 'validation') = 0 AND count(DISTINCT place) >= ?",
         (STRATUM,),
     ).fetchall()
     table.change(f"UPDATE rows SET side = 'validation' WHERE place = ? AND {KEPT}", found)

@@ -54,6 +54,8 @@ def read_table(path: Path, source: str) -> Iterator[RawRow]:
 
 def _header(text: io.TextIOWrapper, source: str) -> tuple[list[str], str]:
     line = text.readline()
+    if _ESCAPED.search(line):
+        raise DataError("the header is not UTF-8", where=f"{source}:1", fix="save the table as UTF-8")
     separator = max(SEPARATORS, key=line.count)
     try:
         found = next(csv.reader([line], delimiter=separator, strict=True), [])

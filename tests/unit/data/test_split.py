@@ -147,3 +147,18 @@ def test_one_prompt_cannot_be_divided(bench: Any) -> None:
     with pytest.raises(DataError, match="one distinct prompt cannot be divided") as error:
         bench.curate(*({"question": "a", "answer": f"{i}"} for i in range(9)))
     assert error.value.fix
+
+
+def test_rows_that_all_belong_together_stop_with_the_setting_to_change(bench: Any) -> None:
+    rows = [{"question": words(0) + f" {i}", "answer": "a"} for i in range(9)]
+    with pytest.raises(DataError, match="near duplicates of one another") as error:
+        bench.curate(*rows)
+    assert "near_duplicates" in str(error.value.fix)
+
+
+def test_a_cluster_larger_than_what_is_held_out_is_trained_on(bench: Any) -> None:
+    for seed in range(8):
+        rows = [{"question": words(i), "answer": "a", "by": "x" if i < 60 else f"{i}"} for i in range(100)]
+        facts = bench.curate(*rows, split={"validation": 0.2, "by": "by"}, seed=seed)
+        assert {line["split"] for line in bench.ledger[:60]} == {"train"}
+        assert facts["validation"]["rows"] < 25
