@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, PreTrainedTokenizerFast
 
 from luthier import events
 from luthier.models.base import Base
@@ -224,3 +224,14 @@ def rows_for(objective: str, count: int = 6) -> TokenRows:
 def objective(kind: str, **settings: Any) -> Any:
     """An objective, as the stage makes it from the recipe."""
     return OBJECTIVES[kind](TypeAdapter(Section).validate_python({"kind": kind, **settings}))
+
+
+def save_encoder(folder: Path) -> None:
+    """A random BERT of two layers, with a tokenizer, as a folder that an encoder is loaded from."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=48,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.data.minhash import MARGIN, Banding, estimate, signature
-from luthier.data.shingles import U64, fold, jaccard, joined, shingle_set, shingles
+from luthier.data.shingles import U64, fold, jaccard, joined, shingle_set, shingles, words
 
 I64 = NDArray[np.int64]
 
@@ -32,9 +32,10 @@ def compiled() -> ModuleType | None:
 
 
 class Signer:
-    """Signatures and shingles of texts, compiled where possible."""
+    """Words, shingles and signatures of texts as hashes, compiled where possible."""
 
-    def __init__(self, banding: Banding) -> None:
+    def __init__(self, banding: Banding | None = None) -> None:
+        banding = banding or Banding(32, 8)
         self.banding = banding
         self._compiled = compiled()
         self._record = np.zeros(1, banding.record)
@@ -56,6 +57,13 @@ class Signer:
             return shingle_set(text)
         data = self._folded(text)
         return np.unique(self._scratch[: self._compiled.shingles(data, self._scratch)])
+
+    def words(self, text: str) -> U64:
+        """The hashes of the words of a text in order."""
+        if self._compiled is None:
+            return words(text)
+        data = self._folded(text)
+        return self._scratch[: self._compiled.words(data, self._scratch)].copy()
 
     def _folded(self, text: str) -> NDArray[np.uint8]:
         data = np.frombuffer(fold(text), np.uint8)

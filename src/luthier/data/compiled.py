@@ -78,11 +78,9 @@ def _letter_shingles(data, words, ends, count, out):
 
 
 @njit(cache=True)
-def _shingles(data, out):
-    """Write the shingles of one folded text to `out` and return how many there are."""
+def _words(data, out, begins, ends):
+    """Write the hashes of the words of one folded text to `out`, and where the first twenty stand; return how many."""
     size = len(data)
-    begins = np.empty(FEW_WORDS, np.int64)
-    ends = np.empty(FEW_WORDS, np.int64)
     count = 0
     i = 0
     while i < size:
@@ -104,6 +102,22 @@ def _shingles(data, out):
             ends[count] = i
         out[count] = _mix(h)
         count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def words(data: Any, out: Any) -> Any:
+    """The hashes of the words of one folded text, into `out`. Returns their number."""
+    spare = np.empty(FEW_WORDS, np.int64)
+    return _words(data, out, spare, spare)
+
+
+@njit(cache=True)
+def _shingles(data, out):
+    """Write the shingles of one folded text to `out` and return how many there are."""
+    begins = np.empty(FEW_WORDS, np.int64)
+    ends = np.empty(FEW_WORDS, np.int64)
+    count = _words(data, out, begins, ends)
     if count == 0:
         return 0
     if count < FEW_WORDS:
@@ -276,3 +290,11 @@ def components(
     for i in range(n):
         parent[i] = _top(parent, i)
     return parent
+
+
+@njit(cache=True, nogil=True)
+def accumulate(terms: Any, weights: Any, starts: Any, items: Any, values: Any, total: Any) -> None:
+    """Add to `total[items]` the products of weights and values, term by term."""
+    for k in range(len(terms)):
+        for at in range(starts[terms[k]], starts[terms[k] + 1]):
+            total[items[at]] += weights[k] * values[at]

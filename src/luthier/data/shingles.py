@@ -74,6 +74,21 @@ def _hash_spans(data: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArra
     return mix((sums[ends] - sums[begins]) * _powers(len(data), INVERSE)[begins])
 
 
+def words(text: str) -> U64:
+    """The hashes of the words of a text in order, `[n]`."""
+    folded = np.frombuffer(fold(text), np.uint8)
+    return _hash_spans(folded, *_spans(folded))
+
+
+def grams(words: U64, n: int) -> U64:
+    """The hashes of every n words in a row, `[len(words) - n + 1]`."""
+    last = max(len(words) - n + 1, 0)
+    total = np.zeros(last, np.uint64)
+    for i in range(n):
+        total = total * BASE + words[i : i + last]
+    return mix(total)
+
+
 def shingles(text: str) -> U64:
     """The shingles of a text in order, repeats included; none for a text without letters.
 
@@ -84,12 +99,7 @@ def shingles(text: str) -> U64:
     begins, ends = _spans(folded)
     if len(begins) < FEW_WORDS:
         return _letter_shingles(folded, begins, ends)
-    words = _hash_spans(folded, begins, ends)
-    last = len(words) - WORDS_IN_A_SHINGLE + 1
-    total = np.zeros(last, np.uint64)
-    for i in range(WORDS_IN_A_SHINGLE):
-        total = total * BASE + words[i : i + last]
-    return mix(total)
+    return grams(_hash_spans(folded, begins, ends), WORDS_IN_A_SHINGLE)
 
 
 def _letter_shingles(folded: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> U64:

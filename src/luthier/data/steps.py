@@ -7,9 +7,11 @@ this table import what is heavy (scikit-learn, compiled code) inside the step, n
 from typing import Any
 
 from luthier.data.boilerplate import Boilerplate
+from luthier.data.contamination import Contamination
 from luthier.data.documents import C4, FineWeb, Gopher, Repetition
 from luthier.data.duplicates import Duplicates
 from luthier.data.length import Length, LengthOutliers
+from luthier.data.meaning import SemanticDuplicates
 from luthier.data.near_duplicates import NearDuplicates
 from luthier.data.private import Pii, Secrets
 from luthier.data.step import RowStep, SetStep, Step, Surroundings
@@ -30,6 +32,8 @@ STEPS: tuple[type[Step[Any]], ...] = (
     # set steps
     Duplicates,
     NearDuplicates,
+    SemanticDuplicates,
+    Contamination,
     LengthOutliers,
 )
 

@@ -67,6 +67,39 @@ class Length(Section):
     """Least and most words of a plain text."""
 
 
+class SemanticDuplicates(Section):
+    """Rows that mean the same in other words, by an encoder's vectors."""
+
+    encoder: str
+    """A folder or hub id of an encoder in transformers' format, such as sentence-transformers/all-MiniLM-L6-v2."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """From which cosine of two vectors on `action` is done."""
+    action: Near = "drop"
+    """`drop` keeps the best row of a cluster; `group` keeps all of them, on one side of the split."""
+    review_from: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """From which cosine on the lesser row is sent to review."""
+
+
+class Contamination(Section):
+    """Rows that hold an evaluation item: what is measured on it afterwards is memory.
+
+    Thirteen words in a row of an item, or eight that cover half of it, prove a copy. A paraphrase shares neither; it is
+    found by its words and numbers (TF-IDF), or by an encoder.
+    """
+
+    verbatim: Action = "drop"
+    """What becomes of rows with a copy."""
+    similar: Literal["off", "review", "drop"] = "review"
+    """What becomes of rows that say nearly the same as an item."""
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """From which similarity on. When not given, the one that 1 % of a suite's own items reach with another item, but at
+    least 0.5 and at most 0.65."""
+    encoder: str | None = None
+    """A folder or hub id of an encoder that finds further paraphrases; none when not given."""
+    encoder_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """From which cosine of two embeddings on a row is similar to an item."""
+
+
 class LengthOutliers(Section):
     """Answers far longer or shorter than the others of their source: they are sent to review."""
 
@@ -204,5 +237,9 @@ class Curate(Section):
     """Exact duplicates; the first row stays."""
     near_duplicates: NearDuplicates | None = NearDuplicates()
     """Near duplicates."""
+    semantic_duplicates: SemanticDuplicates | None = None
+    """Rows that mean the same; off until an encoder is named."""
+    contamination: Contamination | None = Contamination()
+    """Evaluation items among the rows."""
     length_outliers: LengthOutliers | None = LengthOutliers()
     """Answers of unusual length."""
