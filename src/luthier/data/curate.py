@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.artifact import write_text
+from luthier.data.card import card
 from luthier.data.divide import divide
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
-from luthier.data.read import resolve, source_digest
+from luthier.data.read import left_out, resolve, source_digest
 from luthier.data.shapes import Reading
 from luthier.data.shard import Feed, take_in
 from luthier.data.split import SIDES
@@ -77,8 +78,9 @@ def curate(
         finally:  # the ledger is written whatever happens: it shows what to mend
             write_lines(out / "ledger.jsonl", entries(table))
         progress(table.count, table.count, "writing")
-        facts = _facts(table, recipe, feeds, out, limit) | {"steps": reports}
+        facts = _facts(table, recipe, workshop, feeds, out, limit) | {"steps": reports}
         facts["replay"] = _replay(recipe, recipe_folder, workshop, held, table, out, limit)
+        write_text(out / "README.md", card(table, recipe, facts))
     write_text(out / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts
 
@@ -138,14 +140,22 @@ def _draw(table: Table, weights: Sequence[float]) -> None:
             table.change(f"UPDATE rows SET fate = 'not_drawn', rule = 'weight', reason = {reason} WHERE n = ?", left)
 
 
-def _facts(table: Table, recipe: Recipe, feeds: Sequence[Feed], out: Path, limit: int) -> dict[str, Any]:
+def _order(workshop: Workshop) -> list[str]:
+    """The rules in the order in which rows meet them."""
+    rows, sets = ([step.name for step in steps] for steps in (workshop.rows, workshop.sets))
+    return ["read", "shape", *rows, "render", "length", *sets, "weight"]
+
+
+def _facts(
+    table: Table, recipe: Recipe, workshop: Workshop, feeds: Sequence[Feed], out: Path, limit: int
+) -> dict[str, Any]:
     weights = [source.weight for source in recipe.data.sources]
     shapes = "SELECT shape, count(*) FROM rows WHERE shape IS NOT NULL GROUP BY shape ORDER BY 2 DESC, 1"
     return {
         "read": table.count,
         "fates": count_fates(table),
         "reasons": first_reasons(table),
-        "funnel": funnel(table),
+        "funnel": funnel(table, _order(workshop)),
         "shapes": dict(table.sql(shapes)),
         "sources": [_source(table, feed) for feed in feeds],
         **{side: write_side(out, side, table, weights) for side in SIDES if side != "test" or recipe.data.split.test},
@@ -156,9 +166,10 @@ def _facts(table: Table, recipe: Recipe, feeds: Sequence[Feed], out: Path, limit
 
 
 def _source(table: Table, feed: Feed) -> Json:
-    query = "SELECT count(*) FROM rows JOIN files ON files.n = rows.file WHERE source = ?"
-    rows = table.sql(query, (feed.number,)).fetchone()[0]
-    return {"path": feed.name, "sha256": source_digest(feed.path, feed.name), "rows": rows}
+    query = "SELECT count(*), total(fate = 'kept') FROM rows JOIN files ON files.n = rows.file WHERE source = ?"
+    rows, kept = table.sql(query, (feed.number,)).fetchone()
+    made = {"path": feed.name, "sha256": source_digest(feed.path, feed.name), "rows": rows, "kept": int(kept)}
+    return made | {"left_out": left_out(feed.path, feed.name)}
 
 
 def _replay(

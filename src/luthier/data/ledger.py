@@ -1,7 +1,7 @@
 """The ledger: one line for each row read, with what became of it and why; and what is counted from it."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,16 @@ def first_reasons(table: Table) -> dict[str, str]:
     return {fate: f"{table.where(number)}: {reason}" for fate, number, reason in found.fetchall()}
 
 
-def funnel(table: Table) -> list[Json]:
-    """What each rule took, in the order in which rows met the rules: `{rule, fate, rows, left}`."""
-    found = table.sql("SELECT rule, fate, count(*) FROM rows WHERE fate != 'kept' GROUP BY rule, fate").fetchall()
-    return [{"rule": rule, "fate": fate, "rows": rows} for rule, fate, rows in found]
+def funnel(table: Table, order: Sequence[str]) -> list[Json]:
+    """What each rule took and how many rows it left, in the order in which rows met the rules."""
+    found = table.sql("SELECT rule, count(*) FROM rows WHERE fate != 'kept' GROUP BY rule").fetchall()
+    taken, left = dict(found), table.count
+    made: list[Json] = []
+    for rule in (*order, *sorted(taken.keys() - set(order))):
+        if rule in taken:
+            left -= taken[rule]
+            made.append({"rule": rule, "rows": taken[rule], "left": left})
+    return made
 
 
 def measure(table: Table, where: str) -> dict[str, int]:

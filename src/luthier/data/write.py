@@ -7,7 +7,6 @@ from pathlib import Path
 from luthier.data.ledger import measure, write_lines
 from luthier.data.table import KEPT, Table
 from luthier.text import RowWriter
-from luthier.types import Json
 
 
 def write_side(out: Path, name: str, table: Table, weights: Sequence[float]) -> dict[str, int]:
@@ -56,9 +55,3 @@ def draw(table: Table, number: int) -> float:
     """A number from 0 to 1 that depends on what stands in the row and on nothing else."""
     mark: bytes = table.sql("SELECT hash FROM rows WHERE n = ?", (number,)).fetchone()[0]
     return int.from_bytes(mark[-8:], "big") / 2**64
-
-
-def card_rows(table: Table, count: int) -> list[Json]:
-    """The first kept rows of training, for the data card."""
-    query = f"SELECT n FROM rows WHERE {KEPT} AND side = 'train' ORDER BY hash LIMIT ?"
-    return [table.content(number).to_json() for (number,) in table.sql(query, (count,)).fetchall()]

@@ -45,7 +45,9 @@ def test_every_row_has_one_fate_and_the_totals_add_up(bench: Any, asked: Asked) 
     assert facts["reasons"]["too_long"] == "rows.jsonl:42: 1832 tokens, the limit is 1000"
     assert set(facts["reasons"]) == {*BROKEN, "duplicate"}
     assert facts["train"]["rows"] + facts["validation"]["rows"] == 30
-    assert facts["sources"] == [{"path": "rows.jsonl", "sha256": facts["sources"][0]["sha256"], "rows": 44}]
+    assert facts["sources"] == [
+        {"path": "rows.jsonl", "sha256": facts["sources"][0]["sha256"], "rows": 44, "kept": 30, "left_out": []}
+    ]
     assert (facts["context"], facts["system"], facts["replay"]) == (1000, True, None)
     assert facts == json.loads((bench.out / "facts.json").read_text())
 
