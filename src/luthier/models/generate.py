@@ -10,6 +10,7 @@ import torch
 
 from luthier.models.prompts import learns_prompt, opening
 from luthier.models.tuning import causal_model
+from luthier.text.render import read_answer
 from luthier.text.tokenizer import Tokenizer
 
 LOOK_EVERY = 8
@@ -20,7 +21,7 @@ WORTH_SHARING = 16
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer: its token ids without the stop token, its text, and whether the model stopped by itself."""
+    """An answer: its token ids without the stop token, its text without reasoning, and whether it stopped by itself."""
 
     ids: list[int]
     text: str
@@ -88,7 +89,7 @@ def generate(
         for i, ids in zip(group, written, strict=True):
             stopped = bool(ids) and ids[-1] in stop
             kept = ids[:-1] if stopped else ids
-            text = tokenizer.decode(kept)
+            text = read_answer(kept, tokenizer)
             if cuts := [at for end in sampling.stop_texts if (at := text.find(end)) >= 0]:
                 text, stopped = text[: min(cuts)], True
             answers[i] = Generated(kept, text, stopped)

@@ -15,7 +15,7 @@ from luthier.models.base import Base
 from luthier.models.load import DtypeName, load_model
 from luthier.models.tuning import WHOLE, is_adapter, quantisation
 from luthier.recipe import Tuning
-from luthier.text.tokenizer import Tokenizer
+from luthier.text.tokenizer import Tokenizer, stop_ids
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -34,11 +34,19 @@ def save_tuned(model: Any, tokenizer: Tokenizer, base: Base, folder: Path) -> No
         else:
             if hasattr(model, "score"):  # transformers' classifier looks for the last token that is not padding
                 model.config.pad_token_id = tokenizer.pad_token_id
+            note_ends(model, tokenizer, base)
             model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's card says nothing of this run
         tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
         raise disk_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+
+
+def note_ends(model: Any, tokenizer: Tokenizer, base: Base) -> None:
+    """Name every token that ends an answer in the generation config, so that servers stop where training did."""
+    if model.generation_config is not None:
+        ends = stop_ids(tokenizer, base.stop_ids)
+        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
 
 
 def _save_adapter(model: Any, base: Base, folder: Path) -> None:

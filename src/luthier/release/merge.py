@@ -9,7 +9,7 @@ from luthier.artifact import disk_error
 from luthier.errors import RecipeError
 from luthier.models.base import Base
 from luthier.models.load import DTYPES, DtypeName, load_model
-from luthier.models.tuned import adapted, load_tuned
+from luthier.models.tuned import adapted, load_tuned, note_ends
 from luthier.models.tuning import is_adapter
 from luthier.recipe import MERGES, Qlora, Tuning
 from luthier.text.tokenizer import Tokenizer
@@ -47,6 +47,7 @@ def merge(
         model = model.merge_and_unload() if is_adapter(model) else model
     model = model.to(DTYPES[saved_as])
     model.config.dtype = DTYPES[saved_as]
+    note_ends(model, tokenizer, base)
     with torch.no_grad():
         try:
             model.save_pretrained(out)

@@ -1,7 +1,7 @@
 """Text: chat templates, rendering with an exact loss mask, the one door to tokenizers."""
 
 from luthier.text.pairs import interleave, render_pair
-from luthier.text.render import TrainingRow, render, render_batch, render_prompt
+from luthier.text.render import TrainingRow, read_answer, render, render_batch, render_prompt
 from luthier.text.row_writer import RowWriter
 from luthier.text.rows import TokenRows, load_rows, save_rows
 from luthier.text.tokenizer import load_tokenizer, stop_ids
@@ -13,6 +13,7 @@ __all__ = [
     "interleave",
     "load_rows",
     "load_tokenizer",
+    "read_answer",
     "render",
     "render_batch",
     "render_pair",

@@ -4,15 +4,49 @@ They know nothing of how the rows were made. Each row is looked at for its end a
 made once more by transformers' own `apply_chat_template` and compared.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
 
 from luthier.errors import DataError, TemplateError
 from luthier.text.encode import TrainingRow
+from luthier.text.render import Train, encoder_of, render_batch
+from luthier.text.rows import TokenRows
 from luthier.text.template import Form, template_of
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example
 
 SHOWN = 60
+REMADE = 200
+"""Rows that are made once more, evenly spread over all."""
+
+
+def check_rows(
+    rows: TokenRows, examples: Callable[[], Iterable[Example]], count: int, check: "RowCheck", train: Train = "all"
+) -> None:
+    """Check token rows and the examples that they were made from.
+
+    Args:
+        rows: all token rows of one side.
+        examples: reads the examples of that side, as often as it is called.
+        count: how many these are.
+        check: by which tokenizer and stop tokens.
+        train: which turns are trained.
+
+    Raises:
+        DataError: a check fails; with the row, both texts where they part, and what to do.
+    """
+    suspect = check.suspects(rows)
+    step = max(1, count // REMADE)
+    for number, example in enumerate(examples()):
+        if not suspect and number % step:
+            continue
+        (found,) = render_batch([example], check.tokenizer, train=train)
+        if isinstance(found, TemplateError):  # it was kept, so the renderer took it before
+            raise DataError(f"the row renders no more: {found.what}", where=example.where, fix="run it again")
+        check.ends(example, found)
+        if number % step == 0:
+            check.served(example, found)
 
 
 class RowCheck:
@@ -21,6 +55,17 @@ class RowCheck:
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.stop = frozenset(stop)
+
+    def suspects(self, rows: TokenRows) -> bool:
+        """True when some answer may not end as it should, or some row begin twice; looked for in all rows at once."""
+        ids, trained, starts = rows.ids, rows.trained, np.asarray(rows.starts)
+        following = np.zeros(len(trained), np.bool_)
+        following[:-1] = trained[1:]
+        following[starts[1:][starts[1:] > 0] - 1] = False
+        ends = np.unique(ids[np.asarray(trained) & ~following])
+        begin, long = self.tokenizer.bos_token_id, starts[:-1][np.diff(starts) > 1]
+        twice = begin is not None and bool(((ids[long] == begin) & (ids[long + 1] == begin)).any())
+        return twice or not self.stop.issuperset(ends.tolist())
 
     def ends(self, example: Example, rows: Sequence[TrainingRow]) -> None:
         """Each answer ends with a token at which generation stops, and no text begins with two begin tokens.
@@ -87,7 +132,7 @@ class RowCheck:
             )
         except (TemplateError, ValueError, TypeError, KeyError):  # this form is not the one that was taken
             return []
-        return [_ids(self.tokenizer, given)]
+        return [encoder_of(self.tokenizer).ids(given)]
 
     def _parted(self, ids: list[int], prompts: Sequence[list[int]]) -> str:
         def shared(prompt: list[int]) -> int:
@@ -99,12 +144,6 @@ class RowCheck:
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids)))
-
-
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    from luthier.text.render import encoder_of  # the one way from a text to ids
-
-    return encoder_of(tokenizer).ids(text)
 
 
 def stretches(row: TrainingRow) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,12 @@ token); then one text cannot show both, and the conversation becomes several tex
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.errors import TemplateError
+from luthier.text.reasoning import REASONING, is_closed_block, open_block
 from luthier.text.template import REFUSES, TYPED_END, Form, Template, any_of
 from luthier.types import Json, Message
 
@@ -21,18 +21,6 @@ SHOWN = 40
 """Letters shown of each of two texts that part."""
 ROLE_WORDS = ("assistant", "model", "gpt", "bot")
 """How published templates name the one who answers."""
-REASONING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-)
-"""How published models open and close a reasoning block."""
 
 
 @dataclass(slots=True)
@@ -243,7 +231,7 @@ class _Conversation:
         shared = _shared(prompt[asks:], after[answers:start])
         extra, rest = prompt[asks + shared :], after[answers + shared : start]
         added = prompt[_shared(prompt, self.write(k, generation=False)) :]
-        opened = _open_block(added)
+        opened = open_block(added)
         if opened:
             block = added[added.rindex(opened) :]
             if content.lstrip().startswith(block.strip()):  # the data has the block, as the model writes it
@@ -254,12 +242,12 @@ class _Conversation:
                 f"turn {k + 1}: the generation prompt opens a reasoning block ({opened}) and {why}",
                 fix="write the reasoning into the answers as <think>...</think>, or choose a model without it",
             )
-        if _is_closed_block(extra) and (self.messages[k].reasoning or _open_block(content.strip()[:SHOWN])):
+        if is_closed_block(extra) and (self.messages[k].reasoning or open_block(content.strip()[:SHOWN])):
             raise TemplateError(
                 f"turn {k + 1}: the generation prompt closes its reasoning block and the data has reasoning",
                 fix="remove the reasoning from the answers, or choose a model that reasons",
             )
-        empty = not extra.strip() or _is_closed_block(extra)
+        empty = not extra.strip() or is_closed_block(extra)
         if start is None or not empty or (extra and rest.strip()):
             raise TemplateError(
                 f"turn {k + 1}: the generation prompt is not the beginning of what is trained: "
@@ -377,22 +365,3 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _leaves(inner)
-
-
-def _open_block(text: str) -> str | None:
-    """The opening of a reasoning block that is not closed in the text."""
-    for opening, close in REASONING:
-        if text.rfind(opening) > text.rfind(close):
-            return opening
-    tags = re.findall(r"<(/?)([A-Za-z_][\w:.-]*)>", text)
-    if tags and not tags[-1][0]:
-        return f"<{tags[-1][1]}>"
-    return None
-
-
-def _is_closed_block(text: str) -> bool:
-    """True for a reasoning block with nothing in it."""
-    inner = text.strip()
-    if any(inner.startswith(o) and inner.endswith(c) and not inner[len(o) : -len(c)].strip() for o, c in REASONING):
-        return True
-    return bool(re.fullmatch(r"<([A-Za-z_][\w:.-]*)>\s*</\1>", inner)) or inner in {c for _, c in REASONING}

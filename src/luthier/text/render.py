@@ -12,12 +12,13 @@ from typing import Any
 from luthier.errors import RecipeError, TemplateError
 from luthier.text.encode import Encoder, TrainingRow
 from luthier.text.layout import Text, Train, lay_out, prompt_text
+from luthier.text.reasoning import without_reasoning
 from luthier.text.recognise import read_back
 from luthier.text.template import mark_typed, template_of
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example, Json, Message
 
-__all__ = ["Train", "TrainingRow", "render", "render_batch", "render_prompt"]
+__all__ = ["Train", "TrainingRow", "read_answer", "render", "render_batch", "render_prompt"]
 _ENCODERS: "weakref.WeakKeyDictionary[Any, Encoder]" = weakref.WeakKeyDictionary()
 
 
@@ -83,6 +84,20 @@ def render_prompt(
 ) -> list[int]:
     """The ids to generate an answer from: the conversation with the generation prompt, as a server renders it."""
     return encoder_of(tokenizer).ids(prompt_text(messages, template_of(tokenizer, tools), tools))
+
+
+def read_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The answer in what a model wrote: without reasoning, and without what the template writes around it.
+
+    It is what a server shows: the rest is the model's business with its template.
+    """
+    text = str(tokenizer.decode(list(ids)))
+    if not tokenizer.chat_template:
+        return text
+    opening = template_of(tokenizer).opening.strip()
+    if opening and opening in text:
+        return text.rpartition(opening)[2].lstrip()
+    return without_reasoning(text)
 
 
 def _joined(rows: Sequence[TrainingRow | TemplateError]) -> list[TrainingRow] | TemplateError:

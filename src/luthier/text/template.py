@@ -190,6 +190,17 @@ class Template:
             return Closing("", between[: opening[0]])
         return Closing("", self.eos)
 
+    @cached_property
+    def opening(self) -> str:
+        """What a model without reasoning writes before its answer: an empty reasoning block, a channel's name."""
+        form = Form(self._takes_parts_only)
+        turns = self.turns([Message("user", ASKED), Message("assistant", ANSWERED)], form)
+        try:
+            prompt, whole = self.write(turns[:1], generation=True), self.write(turns, generation=False)
+        except TemplateError:
+            return ""
+        return whole[len(prompt) :].partition(ANSWERED)[0] if whole.startswith(prompt) else ""
+
     @property
     def _prompt(self) -> str:
         """What the template writes after a question to ask for an answer. A token in it begins turns, it ends none."""

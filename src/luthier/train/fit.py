@@ -3,11 +3,12 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from luthier import events
@@ -16,7 +17,8 @@ from luthier.errors import DataError, TrainingStopped
 from luthier.models.base import Base
 from luthier.models.load import DTYPES, DtypeName, device, load_model
 from luthier.models.tuned import save_tuned
-from luthier.models.tuning import WHOLE, quantisation, tune
+from luthier.models.tuning import WHOLE, causal_model, quantisation, tune
+from luthier.models.untrained import untrained_tokens
 from luthier.recipe import Recipe, Training, Tuning
 from luthier.text import TokenRows, load_rows
 from luthier.text.tokenizer import Tokenizer
@@ -70,6 +72,8 @@ def fit(
     _check_pad(objective, rows, tokenizer)
     updates = _updates(recipe, plan, rows, own, objective.group)
     model = _model(job, objective)
+    if job.tuning.kind != "full":
+        _warn_of_untrained(model, rows, tokenizer, job.base.new_tokens, log)
     packed = _can_pack(model, rows, objective, DTYPES[dtype], log) if plan["packing"] else False
     if not packed:
         _check(model, rows, objective, packed=False, compute=DTYPES[dtype])
@@ -127,6 +131,22 @@ def _finish(
     for path in (job.out / "best.safetensors", *job.out.glob("reference-*.safetensors")):
         path.unlink(missing_ok=True)
     shutil.rmtree(job.out / "checkpoints", ignore_errors=True)
+
+
+def _warn_of_untrained(
+    model: torch.nn.Module, rows: TokenRows, tokenizer: Tokenizer, new: Sequence[str], log: events.Log
+) -> None:
+    """Name control tokens in the rows that the base never learned: a base model with its chat sibling's template."""
+    controls = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content not in new}
+    used = controls.intersection(np.unique(rows.ids).tolist())
+    if found := untrained_tokens(causal_model(model), used):
+        names = ", ".join(tokenizer.convert_ids_to_tokens(found))
+        log.write(
+            events.Warned(
+                f"the base never learned {names}: their embeddings are untrained. Name them in model.new_tokens, which "
+                "trains them, start from the chat model, or give model.chat_template in plain words"
+            )
+        )
 
 
 def _check_pad(objective: Objective, rows: TokenRows, tokenizer: Tokenizer) -> None:
