@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from luthier.cli import chat, curate, doctor, evaluate, gate, init, plan, release, run, runs, show, train
+from luthier.cli import chat, curate, doctor, evaluate, gate, init, inspect, plan, release, run, runs, show, train
 
 if TYPE_CHECKING:
     from luthier.errors import LuthierError
@@ -26,8 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (init.init, run.run, curate.curate, plan.plan, train.train, evaluate.evaluate, gate.gate, release.release):
+for verb in (init.init, run.run, curate.curate, inspect.inspect, plan.plan, train.train, evaluate.evaluate, gate.gate):
     app.command()(verb)
+app.command()(release.release)
 app.command()(chat.chat)
 app.command()(show.show)
 app.command()(runs.runs)

@@ -5,6 +5,7 @@ set steps -> division. Rows lie on disk from the first to the last, so memory do
 """
 
 import json
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from luthier.data.ledger import check_rejected, count_fates, entries, first_reas
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
 from luthier.data.read import left_out, resolve, source_digest
+from luthier.data.rendering import Wanted
 from luthier.data.shapes import Reading
 from luthier.data.shard import Feed, take_in
 from luthier.data.split import SIDES
@@ -25,6 +27,7 @@ from luthier.data.write import draw, write_side
 from luthier.errors import DataError, RecipeError
 from luthier.recipe import Recipe
 from luthier.text import RowWriter
+from luthier.text.lengths import costs, suggested
 from luthier.types import Fate, Json
 
 BUNDLED = "ukulele"
@@ -65,7 +68,8 @@ def curate(
     limit = _limit(recipe.data.max_length, context)
     around = Surroundings(recipe_folder, tuple(evaluation), recipe.seed)
     split = recipe.data.split
-    workshop = Workshop(recipe.data.curate, around, tokenizer, context, split.by, split.time)
+    wanted = Wanted(recipe.data.train, limit if recipe.data.too_long == "split" else None)
+    workshop = Workshop(recipe.data.curate, around, tokenizer, context, split.by, split.time, wanted)
     feeds = _feeds(recipe, recipe_folder)
     with open_memory(memory, workshop.fingerprint()) as held, Table(held, out) as table:
         strict = recipe.data.too_long == "error"
@@ -160,9 +164,38 @@ def _facts(
         "sources": [_source(table, feed) for feed in feeds],
         **{side: write_side(out, side, table, weights) for side in SIDES if side != "test" or recipe.data.split.test},
         "rows": recipe.objective.rows,
+        "lengths": _lengths(table, limit),
+        "smallest_shares": _smallest_shares(table),
+        "whole_texts": _whole_texts(table),
         "context": limit,
         "system": recipe.data.system is not None,
     }
+
+
+def _lengths(table: Table, limit: int) -> Json:
+    """What each limit on the length would cost, and the smallest that costs hardly anything."""
+    measured = table.sql(f"SELECT longest, trained FROM rows WHERE {KEPT} OR (fate = 'too_long' AND longest NOT NULL)")
+    longest, trained = array("q"), array("q")
+    for long, learned in measured:
+        longest.append(long)
+        trained.append(learned)
+    found = costs(longest, trained, max(limit, max(longest, default=0)))
+    return {"costs": [cost._asdict() for cost in found], "suggested": suggested(found, len(longest))}
+
+
+def _smallest_shares(table: Table) -> list[Json]:
+    """The kept rows of which the smallest share is trained."""
+    asked = (
+        f"SELECT n, tokens, trained FROM rows WHERE {KEPT} AND tokens > 0 ORDER BY 1.0 * trained / tokens, n LIMIT 5"
+    )
+    found = table.sql(asked).fetchall()
+    return [{"row": table.where(n), "tokens": tokens, "trained": trained} for n, tokens, trained in found]
+
+
+def _whole_texts(table: Table) -> int:
+    """Plain texts that are trained whole; of those that hold a conversation only the answers are."""
+    asked = f"SELECT count(*) FROM rows WHERE {KEPT} AND shape = 'text' AND (tokens - trained) * longest <= tokens"
+    return int(table.sql(asked).fetchone()[0])
 
 
 def _source(table: Table, feed: Feed) -> Json:

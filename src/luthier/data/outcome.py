@@ -16,7 +16,7 @@ import numpy as np
 
 from luthier.artifact import digest
 from luthier.data.raw import RawRow, Unread, open_row
-from luthier.data.rendering import letters, most_letters, render_content
+from luthier.data.rendering import USUAL, Wanted, letters, most_letters, render_content
 from luthier.data.shapes import Reading, convert, find_field
 from luthier.data.split import content_group, place_of
 from luthier.data.step import Content, Row, RowStep, SetStep, Surroundings
@@ -71,6 +71,7 @@ class Workshop:
         context: the longest row the model can take, in tokens.
         group: a field of the rows by which they are kept together, for the split.
         moment: a field of the rows that says when they came about.
+        wanted: what is wanted of rendering.
     """
 
     curate: Curate
@@ -79,6 +80,7 @@ class Workshop:
     context: int
     group: str | None = None
     moment: str | None = None
+    wanted: Wanted = USUAL
 
     @cached_property
     def rows(self) -> list[RowStep[Any]]:
@@ -100,7 +102,7 @@ class Workshop:
     def fingerprint(self) -> str:
         """A hash of all that an outcome depends on beside the row: settings, steps, tokenizer and this code."""
         steps = [step.fingerprint() for step in (*self.rows, *self.sets)]
-        split = [self.around.seed, self.group, self.moment]
+        split = [self.around.seed, self.group, self.moment, self.wanted]
         return digest([steps, split, self.context, _tokenizer_mark(self.tokenizer), _code_mark()])
 
     def work(self, shard: Sequence[RawRow | Unread], reading: Reading) -> list[Outcome]:
@@ -144,12 +146,12 @@ class Workshop:
         short = []
         for outcome, row in going:
             size = letters(row.content)
-            if self._most_letters and size > self._most_letters:
+            if self._most_letters and size > self._most_letters and not self.wanted.splits(row.content):
                 reason = f"{size:,} letters, which is more than {self.context} tokens, the limit"
                 outcome.fate, outcome.rule = Fate("too_long", reason), "length"
             else:
                 short.append((outcome, row))
-        rendered = render_content([row.content for _, row in short], self.tokenizer)
+        rendered = render_content([row.content for _, row in short], self.tokenizer, self.wanted)
         for (outcome, _), rows in zip(short, rendered, strict=True):
             if isinstance(rows, TemplateError):
                 outcome.fate, outcome.rule = Fate("template", rows.what), "render"

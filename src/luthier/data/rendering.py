@@ -1,17 +1,35 @@
 """From curated content to token rows: the one place where this room calls the renderer."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.data.step import Content
 from luthier.errors import TemplateError
-from luthier.text import TrainingRow, render_batch, render_pair
+from luthier.text import Train, TrainingRow, render_batch, render_pair
 from luthier.types import Example, Message, Pair
 
 BATCH, BATCH_LETTERS = 256, 1_000_000
 
 
-def render_content(contents: Sequence[Content], tokenizer: Any) -> list[list[TrainingRow] | TemplateError]:
+class Wanted(NamedTuple):
+    """What the recipe wants of rendering."""
+
+    train: Train = "all"
+    """Which turns are trained."""
+    split_at: int | None = None
+    """Plain texts with more tokens are split there into several rows; None: they are not."""
+
+    def splits(self, content: Content) -> bool:
+        """True when the content may be of any length, since it is split."""
+        return self.split_at is not None and isinstance(content, Example) and content.text is not None
+
+
+USUAL = Wanted()
+
+
+def render_content(
+    contents: Sequence[Content], tokenizer: Any, wanted: Wanted = USUAL
+) -> list[list[TrainingRow] | TemplateError]:
     """The token rows of each content, in order, or why it has none.
 
     An example gives one row or, where the template asks for it, several; a pair gives two: the chosen conversation and
@@ -20,7 +38,7 @@ def render_content(contents: Sequence[Content], tokenizer: Any) -> list[list[Tra
     found: list[list[TrainingRow] | TemplateError] = []
     for batch in _batches(contents):
         examples = [content for content in batch if isinstance(content, Example)]
-        rendered = iter(render_batch(examples, tokenizer))
+        rendered = iter(render_batch(examples, tokenizer, train=wanted.train, split_at=wanted.split_at))
         found += [_pair(one, tokenizer) if isinstance(one, Pair) else next(rendered) for one in batch]
     return found
 

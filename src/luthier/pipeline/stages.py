@@ -6,8 +6,9 @@ does not. Rooms with torch in them are imported when a stage runs, so that a run
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import digest, write_text
+from luthier.pipeline.view import write_samples
 from luthier.pipeline.work import Work
 from luthier.recipe import MERGES, Tuning, parse_rule
 from luthier.text import load_rows, render_prompt
+from luthier.text.check import RowCheck, check_rows
 from luthier.types import Example, Json, Pair
 
 PARITY_PROMPTS = 24
@@ -59,6 +62,24 @@ def _make_dataset(work: Work, out: Path) -> None:
         evaluation=work.evaluation_items,
         progress=work.watch.progress,
     )
+    if work.recipe.objective.rows == "examples":
+        _check_rows(work, out)
+    samples = write_samples(out, work.recipe, work.run.home, work.tokenizer)
+    write_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
+
+
+def _stream(path: Path) -> Iterator[Example]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        yield from (Example.from_json(json.loads(line)) for line in file)
+
+
+def _check_rows(work: Work, dataset: Path) -> None:
+    """Is what will be trained what will be served? Looked at once more, by means that know nothing of the renderer."""
+    check = RowCheck(work.tokenizer, work.stop)
+    for side in ("train", "validation"):
+        path = dataset / f"{side}.jsonl"
+        rows = load_rows(dataset / f"{side}.safetensors")
+        check_rows(rows, partial(_stream, path), len(rows), check, work.recipe.data.train)
 
 
 def _plan_settings(work: Work) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def decide(
     Raises:
         RecipeError: what the recipe asks for cannot fit.
     """
-    reasons: list[str] = []
+    reasons = _row_notes(dataset)
     tuning = _tuning(recipe, dataset["train"]["rows"], facts, hardware, reasons)
     tokens = dataset["train"]["tokens"] + _replay_tokens(recipe, dataset)
     batch = recipe.training.batch_tokens or _batch_tokens(tokens, reasons)
@@ -130,6 +130,20 @@ def decide(
         seconds=None if hardware.gpus else flops * passes / (CPU_FLOPS * hardware.cores),
         hardware=hardware,
     )
+
+
+def _row_notes(dataset: Mapping[str, Any]) -> list[str]:
+    """What has to be known of the rows: texts that are trained whole, and what a shorter limit would cost."""
+    notes: list[str] = []
+    if whole := dataset.get("whole_texts"):
+        notes.append(f"{whole:,} plain texts hold no conversation of this model: all of each is trained")
+    lengths = dataset.get("lengths") or {}
+    best = lengths.get("suggested")
+    longest = dataset["train"]["longest"]
+    if best and best < longest / 2:
+        lost = next(cost for cost in lengths["costs"] if cost["limit"] == best)
+        notes.append(f"data.max_length={best} would lose {lost['rows']:,} rows; the longest has {longest:,} tokens")
+    return notes
 
 
 def _tuning(recipe: Recipe, rows: int, facts: ModelFacts, hardware: Hardware, reasons: list[str]) -> Tuning:

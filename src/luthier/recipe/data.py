@@ -90,8 +90,12 @@ class Data(Section):
     """Training and validation."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest row in tokens; the model's context when not given. Rows are never cut."""
-    too_long: Literal["drop", "error"] = "drop"
-    """What to do with a longer row: `drop` gives it the fate `too_long`, `error` stops."""
+    too_long: Literal["drop", "error", "split"] = "drop"
+    """What to do with a longer row: `drop` gives it the fate `too_long`, `error` stops, `split` divides a plain text
+    into several rows and drops a conversation, which cannot be divided."""
+    train: Literal["all", "last"] = "all"
+    """Which turns of a conversation are learned: `all` of the assistant's or only the `last`. A turn's own `train` or
+    `weight` (0 or 1) in the data comes first."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Stop when more than this share of the rows is unusable. Duplicates do not count."""
     replay: Replay | None = None

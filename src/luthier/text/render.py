@@ -56,9 +56,15 @@ def render(
 
 
 def render_batch(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, train: Train = "all"
+    examples: Sequence[Example], tokenizer: Tokenizer, *, train: Train = "all", split_at: int | None = None
 ) -> list[list[TrainingRow] | TemplateError]:
     """Render many examples in one pass of the tokenizer; a refused one gives its error in place of its rows.
+
+    Args:
+        examples: conversations and plain texts.
+        tokenizer: the model's.
+        train: which turns of a conversation are trained.
+        split_at: plain texts of more tokens are divided there into several rows.
 
     Raises:
         RecipeError: there are conversations and the model has no chat template.
@@ -76,7 +82,31 @@ def render_batch(
         except TemplateError as error:
             texts.append(error)
     rows = iter(encoder_of(tokenizer).rows([text for found in texts if isinstance(found, list) for text in found]))
-    return [_joined([next(rows) for _ in found]) if isinstance(found, list) else found for found in texts]
+    rendered = [_joined([next(rows) for _ in found]) if isinstance(found, list) else found for found in texts]
+    if split_at is None:
+        return rendered
+    return [
+        found if example.text is None or isinstance(found, TemplateError) else _split(found, split_at)
+        for example, found in zip(examples, rendered, strict=True)
+    ]
+
+
+def _split(rows: Sequence[TrainingRow], limit: int) -> list[TrainingRow]:
+    """The rows of a plain text in pieces of at most `limit` tokens.
+
+    Each piece after the first begins with the last token of the one before: so every token is trained that would be
+    trained in one piece.
+    """
+    pieces: list[TrainingRow] = []
+    for row in rows:
+        start = 0
+        while True:
+            ids, trained = row.ids[start : start + limit], row.trained[start : start + limit]
+            pieces.append(TrainingRow(ids, [trained[0] and not start, *trained[1:]]))
+            if start + limit >= len(row.ids):
+                break
+            start += limit - 1
+    return pieces
 
 
 def render_prompt(

@@ -166,7 +166,7 @@ def test_a_row_may_be_as_long_as_the_limit(bench: Any, asked: Asked) -> None:
 
 
 def test_refusals_of_the_renderer_are_fates(bench: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    def render(examples: list[Example], _: object) -> list[list[TrainingRow] | TemplateError]:
+    def render(examples: list[Example], _: object, **__: object) -> list[list[TrainingRow] | TemplateError]:
         made = [TrainingRow([1, 2], [False, "What is 1?" not in example.messages[0].content]) for example in examples]
         return [
             TemplateError("no such role") if "What is 0?" in example.messages[0].content else [row]
@@ -182,7 +182,9 @@ def test_refusals_of_the_renderer_are_fates(bench: Any, asked: Asked, monkeypatc
 def test_rendering_goes_in_batches(bench: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     render = rendering.render_batch
-    monkeypatch.setattr(rendering, "render_batch", lambda rows, t: sizes.append(len(rows)) or render(rows, t))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        rendering, "render_batch", lambda rows, t, **more: sizes.append(len(rows)) or render(rows, t, **more)
+    )  # type: ignore[func-returns-value]
     monkeypatch.setattr(rendering, "BATCH", 8)
     assert bench.curate(*asked(20))["fates"] == {"kept": 20}
     assert sizes == [8, 8, 4]
