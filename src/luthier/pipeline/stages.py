@@ -65,7 +65,7 @@ def _make_dataset(work: Work, out: Path) -> None:
     if work.recipe.objective.rows == "examples":
         _check_rows(work, out)
     samples = write_samples(out, work.recipe, work.run.home, work.tokenizer)
-    write_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "samples.json", json.dumps({"rows": samples}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _stream(path: Path) -> Iterator[Example]:

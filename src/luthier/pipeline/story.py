@@ -85,6 +85,7 @@ class Story:
     run: Run
     stages: dict[str, StageState]
     facts: Json | None = None
+    samples: list[Json] = field(default_factory=list)
     plan: Json | None = None
     training: Json | None = None
     verdict: Json | None = None
@@ -159,6 +160,8 @@ def tell(run: Run) -> Story:
     """Read everything a run has on disk so far."""
     story = Story(run, {name: StageState(name, DONE if name in run.artifacts else NOT_RUN) for name in STAGES})
     story.facts = _stage_json(story, "dataset", "facts.json")
+    if "dataset" in run.artifacts and (run.artifacts["dataset"] / "samples.json").exists():
+        story.samples = (_stage_json(story, "dataset", "samples.json") or {}).get("rows", [])
     story.plan = _stage_json(story, "plan", "plan.json")
     story.training = _stage_json(story, "model", "training.json")
     story.verdict = _stage_json(story, "verdict", "verdict.json")
