@@ -120,6 +120,7 @@ class _Conversation:
         """Turn k after the prompt that it is generated from."""
         message, place = self.messages[k], f"turn {k + 1}"
         prompt, after = self.write(k, generation=True), self.write(k + 1, generation=False)
+        self._must_hold(prompt, k)
         body = after[len(prompt) :] if after.startswith(prompt) else self._after_other_prompt(k, prompt, after)
         try:
             opening, end = self._end_of_turn(k, body)
@@ -134,6 +135,12 @@ class _Conversation:
         if after.startswith(served):
             return Text(after, [(len(prompt), len(served))], k + 1)
         return Text(served, [(len(prompt), len(served))])
+
+    def _must_hold(self, prompt: str, k: int) -> None:
+        """What people wrote has to stand in the prompt: some templates have no place for a system turn, and drop it."""
+        for number, message in enumerate(self.messages[:k]):
+            if message.role in ("system", "user") and self._content(number).strip() not in prompt:
+                raise TemplateError(f"the chat template leaves out what turn {number + 1} ({message.role}) says")
 
     def _is_header(self, k: int, opening: str) -> bool:
         """True for what opens a turn as such, and not a part of the answer that the model has to write."""
@@ -193,7 +200,10 @@ class _Conversation:
         wanted = content.strip()
         shown = body.strip()[:SHOWN]
         if wanted in body:
-            return TemplateError("the template writes something between the answer and its end-of-turn token")
+            rest = body.rpartition(wanted)[2].strip()[:SHOWN]
+            return TemplateError(
+                f"the template ends the answer with {rest!r}, which is no token at which a model stops"
+            )
         return TemplateError(f"the template changes the answer's text: {wanted[:SHOWN]!r} becomes {shown!r}")
 
     def _end_of_calls(self, k: int, body: str) -> tuple[int, int | str]:

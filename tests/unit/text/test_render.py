@@ -43,7 +43,7 @@ FORGETS = """{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ 
 LEAVES_OUT = CHATML.replace("m['content']", "('' if m['role'] == 'assistant' else m['content'])")
 NO_END = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ':' + m['content'] }}{% endfor %}"
 NO_END_PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
-LOUD = CHATML.replace("m['content']", "(m['content'] | upper)")
+LOUD = CHATML.replace("m['content']", "(m['content'] | upper if m['role'] == 'assistant' else m['content'])")
 RAISES = CHATML.replace(
     "{{ '<|im_start|>'", "{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{{ ''", 1
 )
@@ -211,3 +211,33 @@ def test_the_prompt_is_what_a_server_renders() -> None:
         [{"role": "user", "content": "hi"}], add_generation_prompt=True, return_dict=False
     )
     assert render_prompt(TALK[:1], fast) == expected
+
+
+def test_a_turn_that_the_template_drops_is_not_dropped_in_silence(changed: Any) -> None:
+    changed.chat_template = CHATML.replace(
+        "{{ '<|im_start|>' + m", "{{ '' if m['role'] == 'system' else '<|im_start|>' + m"
+    )
+    assert render(TALK, changed)
+    with pytest.raises(TemplateError, match=r"leaves out what turn 1 \(system\) says"):
+        render([Message("system", "Be kind."), *TALK], changed)
+
+
+def test_an_end_in_plain_letters_is_no_end(changed: Any) -> None:
+    changed.chat_template = CHATML.replace("<|im_end|>", "[done]")
+    with pytest.raises(TemplateError, match=r"ends the answer with '\[done\]', which is no token"):
+        render(TALK, changed)
+
+
+@pytest.mark.parametrize("limit", [2, 3, 7, 100])
+def test_a_plain_text_is_split_without_losing_a_token(limit: int) -> None:
+    fast = tokenizer()
+    whole = Example("f", 1, text="What is the sum of one and two? It is three. Name the colour of the sky.")
+    ((row,),) = render_batch([whole], fast)  # type: ignore[misc]
+    (pieces,) = render_batch([whole], fast, split_at=limit)
+    assert isinstance(pieces, list)
+    assert all(len(piece.ids) <= limit for piece in pieces)
+    joined = pieces[0].ids + [i for piece in pieces[1:] for i in piece.ids[1:]]
+    assert joined == row.ids
+    assert sum(sum(piece.trained) for piece in pieces) == sum(row.trained)
+    talk = Example("f", 2, tuple(TALK))
+    assert render_batch([talk], fast, split_at=2) == render_batch([talk], fast)
