@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from luthier import events
 from luthier.models.base import Base
@@ -234,4 +241,15 @@ def save_encoder(folder: Path) -> None:
         max_position_embeddings=48,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def save_classifier(folder: Path, labels: Sequence[str]) -> None:
+    """A random BERT that tells labels apart, with a tokenizer, as a folder that it is loaded from."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=48, id2label=dict(enumerate(labels)),
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -17,6 +17,8 @@ from luthier.data.shingles import (
     LETTERS_ONLY,
     MIX_1,
     MIX_2,
+    SALT_LETTERS,
+    SALT_PAIR,
     SIGNS,
     WORDS_IN_A_SHINGLE,
 )
@@ -298,3 +300,40 @@ def accumulate(terms: Any, weights: Any, starts: Any, items: Any, values: Any, t
     for k in range(len(terms)):
         for at in range(starts[terms[k]], starts[terms[k] + 1]):
             total[items[at]] += weights[k] * values[at]
+
+
+@njit(cache=True, inline="always")
+def _chain(data, a, b):
+    h = np.uint64(0)
+    for i in range(a, b):
+        h = (h + np.uint64(data[i]) + _ONE) * BASE
+    return _mix(h)
+
+
+@njit(cache=True, nogil=True)
+def word_weights(data: Any, weights: Any, bits: Any, least: Any, most: Any, sums: Any, counts: Any) -> Any:
+    """Sum of weights and number of features of each word of a text with one blank around each; returns their number."""
+    shift = np.uint64(64 - bits)
+    before = np.uint64(0)
+    words = 0
+    a = 1
+    while a < len(data):
+        b = a
+        while data[b] != 32:
+            b += 1
+        if b == a:
+            break
+        h = _chain(data, a, b)
+        total = np.float64(weights[h >> shift])
+        total += weights[_mix(h * BASE + before + SALT_PAIR) >> shift]
+        count = 2
+        for n in range(least, most + 1):
+            for i in range(a - 1, b + 2 - n):
+                total += weights[_mix(_chain(data, i, i + n) + SALT_LETTERS) >> shift]
+                count += 1
+        sums[words] = total
+        counts[words] = count
+        words += 1
+        before = h
+        a = b + 1
+    return words

@@ -26,6 +26,8 @@ BASE = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that its powers have inverses modulo 2^64."""
 INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+SALT_PAIR, SALT_LETTERS = np.uint64(0x5851F42D4C957F2D), np.uint64(0x14057B7EF767814F)
+"""Added to pairs of words and to letters, so that their hashes are not those of words."""
 LETTERS_ONLY = np.uint64(0xD6E8FEB86659FD93)
 """Added to shingles of letters, so that none equals one of words."""
 

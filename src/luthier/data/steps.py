@@ -10,10 +10,12 @@ from luthier.data.boilerplate import Boilerplate
 from luthier.data.contamination import Contamination
 from luthier.data.documents import C4, FineWeb, Gopher, Repetition
 from luthier.data.duplicates import Duplicates
+from luthier.data.language import Language
 from luthier.data.length import Length, LengthOutliers
 from luthier.data.meaning import SemanticDuplicates
 from luthier.data.near_duplicates import NearDuplicates
 from luthier.data.private import Pii, Secrets
+from luthier.data.profanity import Profanity
 from luthier.data.step import RowStep, SetStep, Step, Surroundings
 from luthier.data.structure import Structure
 from luthier.recipe import Curate
@@ -25,6 +27,8 @@ STEPS: tuple[type[Step[Any]], ...] = (
     Structure,
     Length,
     Boilerplate,
+    Language,
+    Profanity,
     Repetition,
     C4,
     Gopher,

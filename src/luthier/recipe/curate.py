@@ -136,6 +136,30 @@ class Secrets(Section):
     """A random-looking value that is assigned to a name such as `api_key` or `password`."""
 
 
+class Language(Section):
+    """Rows in other languages than those asked for. Code and texts of a few words are in none and pass."""
+
+    keep: Annotated[list[str], Field(min_length=1)]
+    """The languages that stay, as ISO 639-1 codes: `[en, de]`."""
+    margin: Share = 0.3
+    """How much likelier another language must be than every one of these. Short texts are often unclear."""
+    action: Action = "drop"
+    """What becomes of rows in another language."""
+
+
+class Profanity(Section):
+    """Swearing and slurs, by a small classifier that comes with the package. Its score is no verdict on safety."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """From which probability on a row is meant."""
+    action: Action = "review"
+    """What becomes of such rows."""
+    classifier: str | None = None
+    """A folder or hub id of another text classifier in transformers' format, asked in place of the small one."""
+    labels: list[str] | None = None
+    """Labels of that classifier whose probabilities count, the highest of them; all but the first when not given."""
+
+
 Repeated = Literal[
     "duplicate_lines",
     "duplicate_line_letters",
@@ -225,6 +249,10 @@ class Curate(Section):
     """Keys and passwords."""
     pii: Pii | None = Pii()
     """Personal data."""
+    language: Language | None = None
+    """Languages; off until those that stay are named."""
+    profanity: Profanity | None = Profanity()
+    """Swearing and slurs."""
     repetition: Repetition | None = Repetition()
     """Texts that repeat themselves."""
     gopher: Gopher | None = None

@@ -1,0 +1,157 @@
+"""Swearing and slurs: a linear classifier over hashed words, pairs of words and letters of words.
+
+What it is, how it was trained and what it is not stands in `profanity.md` beside its weights. A long text is scored in
+windows of 32 words, and the highest counts, so that one line is not lost among a thousand.
+"""
+
+import math
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.artifact import digest
+from luthier.data.clusters import compiled
+from luthier.data.documents import verdict
+from luthier.data.shingles import BASE, SALT_LETTERS, SALT_PAIR, U64, fold, mix
+from luthier.data.step import PASS, Finding, Row, RowStep
+from luthier.recipe.curate import Profanity as Settings
+
+BUCKETS_BITS = 17
+LEAST_N, MOST_N = 3, 5
+WINDOW, STRIDE = 32, 16
+NOISE = re.compile(r"https?://\S+|@\w+|\bRT\b|&#?\w+;")
+"""Addresses and names of people, which say nothing."""
+
+
+def folded(text: str) -> NDArray[np.uint8]:
+    """The text as lower-case words with one blank around each, in UTF-8."""
+    plain = NOISE.sub(" ", text) if "@" in text or "http" in text or "RT" in text or "&" in text else text
+    return np.frombuffer(b" " + b" ".join(re.findall(rb"[a-z0-9_\x80-\xff]+", fold(plain))) + b" ", np.uint8)
+
+
+def _hash(data: bytes) -> U64:
+    h = np.zeros(1, np.uint64)
+    for byte in data:
+        h = (h + np.uint64(byte) + np.uint64(1)) * BASE
+    return mix(h)
+
+
+def _bucket(h: U64) -> NDArray[np.int64]:
+    return (h >> np.uint64(64 - BUCKETS_BITS)).astype(np.int64)
+
+
+def features(text: str) -> list[NDArray[np.int64]]:
+    """The buckets of each word: the word, the pair it makes with the one before, its letters 3 to 5 at a time.
+
+    Letters are bytes, and a word has a blank on both sides.
+    """
+    found: list[NDArray[np.int64]] = []
+    before = np.zeros(1, np.uint64)
+    for word in folded(text).tobytes().split():
+        h = _hash(word)
+        around = b" " + word + b" "
+        parts = [h, mix(h * BASE + before + SALT_PAIR)]
+        parts += [
+            mix(_hash(around[i : i + n]) + SALT_LETTERS)
+            for n in range(LEAST_N, MOST_N + 1)
+            for i in range(len(around) - n + 1)
+        ]
+        found.append(_bucket(np.concatenate(parts)))
+        before = h
+    return found
+
+
+class Classifier:
+    """Weights of the buckets and a bias."""
+
+    def __init__(self, weights: NDArray[np.float32], bias: float) -> None:
+        self.weights, self.bias = weights, bias
+        self.compiled = compiled()
+
+    @classmethod
+    def load(cls, path: Path) -> "Classifier":
+        """Read weights from a safetensors file: `weights` as 8-bit numbers with one `scale`, and a `bias`."""
+        from safetensors.numpy import load_file
+
+        found = load_file(path)
+        return cls(found["weights"].astype(np.float32) * found["scale"], float(found["bias"][0]))
+
+    def probability(self, text: str) -> float:
+        """How likely the text is to be called offensive, from 0 to 1."""
+        sums, counts = self._words(text)
+        if not len(sums):
+            return 0.0
+        total, number = (np.concatenate([[0.0], np.cumsum(one)]) for one in (sums, counts))
+        starts = np.arange(0, max(len(sums) - STRIDE, 1), STRIDE)
+        ends = np.minimum(starts + WINDOW, len(sums))
+        logit = self.bias + float(((total[ends] - total[starts]) / np.sqrt(number[ends] - number[starts])).max())
+        return 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0)))
+
+    def _words(self, text: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sum of the weights and number of features of each word."""
+        if self.compiled is None:
+            found = features(text)
+            sums = np.array([self.weights[one].sum(dtype=np.float64) for one in found])
+            return sums, np.array([len(one) for one in found], np.float64)
+        data = folded(text)
+        sums, counts = np.empty(len(data)), np.empty(len(data))
+        words = self.compiled.word_weights(data, self.weights, BUCKETS_BITS, LEAST_N, MOST_N, sums, counts)
+        return sums[:words], counts[:words]
+
+
+def weights_file() -> Path:
+    """The weights that come with the package."""
+    return Path(str(files("luthier.data") / "profanity.safetensors"))
+
+
+@cache
+def classifier() -> Classifier:
+    """The classifier that comes with the package."""
+    return Classifier.load(weights_file())
+
+
+class Profanity(RowStep[Settings]):
+    """Rows with swearing or slurs."""
+
+    name = "profanity"
+
+    def __init__(self, settings: Settings, around: Any) -> None:
+        super().__init__(settings, around)
+        self.asked = _Hub(settings, around.home) if settings.classifier else None
+
+    def fingerprint(self) -> str:
+        """The settings and the other classifier's files."""
+        return digest([super().fingerprint(), self.asked.identity() if self.asked else None])
+
+    def look(self, row: Row) -> Finding:
+        """The probability, when it reaches the threshold."""
+        found = self.asked.probability(row.text) if self.asked else classifier().probability(row.text)
+        if found < self.settings.threshold:
+            return PASS
+        return verdict(self.settings.action, "profanity", f"probability {found:.2f}", found, risk=found)
+
+
+class _Hub:
+    """Another classifier, by name. torch is loaded with the first row."""
+
+    def __init__(self, settings: Settings, home: Path) -> None:
+        self.settings, self.home = settings, home
+        self._loaded: Any = None
+
+    def identity(self) -> str:
+        from luthier.models.encoder import find_encoder
+
+        return find_encoder(str(self.settings.classifier), self.home, "data.curate.profanity.classifier").identity()
+
+    def probability(self, text: str) -> float:
+        if self._loaded is None:
+            from luthier.models.encoder import TextClassifier, find_encoder
+
+            base = find_encoder(str(self.settings.classifier), self.home, "data.curate.profanity.classifier")
+            self._loaded = TextClassifier(base, self.settings.labels)
+        return float(self._loaded.probability(text))
