@@ -16,7 +16,7 @@ from luthier.data.divide import divide
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
-from luthier.data.read import left_out, resolve, source_digest
+from luthier.data.read import Files, find_files
 from luthier.data.rendering import Wanted
 from luthier.data.shapes import Reading
 from luthier.data.shard import Feed, take_in
@@ -103,7 +103,7 @@ def _feeds(recipe: Recipe, home: Path) -> list[Feed]:
     for number, source in enumerate(recipe.data.sources):
         fields = {str(name): key for name, key in source.fields.items()}
         reading = Reading(source.shape, recipe.data.system, fields, source.scale, recipe.objective.rows)
-        feeds.append(Feed(number, source.path, resolve(source.path, home), source.passage, reading))
+        feeds.append(Feed(number, find_files(source.path, home), source.passage, reading))
     return feeds
 
 
@@ -201,8 +201,8 @@ def _whole_texts(table: Table) -> int:
 def _source(table: Table, feed: Feed) -> Json:
     query = "SELECT count(*), total(fate = 'kept') FROM rows JOIN files ON files.n = rows.file WHERE source = ?"
     rows, kept = table.sql(query, (feed.number,)).fetchone()
-    made = {"path": feed.name, "sha256": source_digest(feed.path, feed.name), "rows": rows, "kept": int(kept)}
-    return made | {"left_out": left_out(feed.path, feed.name)}
+    made = {"path": feed.files.source, "sha256": feed.files.digest(), "rows": rows, "kept": int(kept)}
+    return made | {"left_out": list(feed.files.left_out)}
 
 
 def _replay(
@@ -212,8 +212,8 @@ def _replay(
     replay = recipe.data.replay
     if replay is None:
         return None
-    path = _replay_file(replay.path, home)
-    feed = Feed(0, replay.path, path, PASSAGE, Reading(rows=recipe.objective.rows))
+    files = replay_files(replay.path, home)
+    feed = Feed(0, files, PASSAGE, Reading(rows=recipe.objective.rows))
     with Table(memory, out) as table:
         _work_through(table, [feed], workshop, limit, strict=False, progress=lambda *_: None)
         _hold_out(table, data)
@@ -225,7 +225,7 @@ def _replay(
                     writer.add_packed(ids, mask, rating if i == 0 else None)
         return {
             "path": replay.path,
-            "sha256": source_digest(path, replay.path),
+            "sha256": files.digest(),
             "read": table.count,
             "fates": count_fates(table),
             "reasons": first_reasons(table),
@@ -241,9 +241,10 @@ def _hold_out(table: Table, data: Table) -> None:
         table.reject(f"place = {int(place)}", fate, "held_out")
 
 
-def _replay_file(path: str, recipe_folder: Path) -> Path:
+def replay_files(path: str, recipe_folder: Path) -> Files:
+    """The files of the replay's rows: those that come with Luthier, or the recipe's own."""
     if path == BUNDLED:
         from luthier.models.base import ukulele_file  # late: only a recipe that replays needs this room
 
-        return ukulele_file("replay.jsonl")
-    return resolve(path, recipe_folder)
+        return Files(path, [(ukulele_file("replay.jsonl"), path)])
+    return find_files(path, recipe_folder)

@@ -1,5 +1,6 @@
 """Files of JSON: one object a line, or one list of objects."""
 
+import codecs
 import hashlib
 import json
 import re
@@ -16,7 +17,7 @@ CONVERSATION_KEYS = ("messages", "conversations")
 WHOLE = 64 << 20
 """Bytes up to which a .json file is parsed at once; a longer one is gone through value by value."""
 STEP = 1 << 20
-_BETWEEN = re.compile(r"[\s,]*")
+_BETWEEN, _BLANK = re.compile(r"[\s,]*"), re.compile(r"\s*")
 
 
 def read_lines(path: Path, source: str) -> Iterator[Unread | RawRow]:
@@ -90,12 +91,12 @@ def _stream(start: bytes, stream: IO[bytes], source: str) -> Iterator[tuple[Any,
     parser.feed(start)
     at, wanted = parser.text.index("[") + 1, STEP
     while True:
-        at = _between(parser.text, at)
+        at = _end(_BETWEEN, parser.text, at)
         try:
             if parser.text[at] == "]":
                 return
             value, end = decoder.raw_decode(parser.text, at)
-            if end == len(parser.text):  # a number may go on
+            if parser.text[_end(_BLANK, parser.text, end)] not in ",]":  # a number that goes on
                 raise IndexError
         except (IndexError, ValueError, RecursionError) as error:
             if isinstance(error, RecursionError) or wanted > LARGEST_ROW or not parser.more(at, wanted):
@@ -107,8 +108,8 @@ def _stream(start: bytes, stream: IO[bytes], source: str) -> Iterator[tuple[Any,
         at, wanted = end, STEP
 
 
-def _between(text: str, at: int) -> int:
-    found = _BETWEEN.match(text, at)
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
     return found.end() if found else at
 
 
@@ -116,14 +117,18 @@ class _Decoded:
     """The part of a file's text that is held."""
 
     def __init__(self, stream: IO[bytes], source: str) -> None:
-        self.stream, self.source, self.text, self.passed, self._rest = stream, source, "", 0, b""
+        self.stream, self.source, self.text, self.passed = stream, source, "", 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def feed(self, data: bytes) -> None:
         """Take in bytes; of a character cut in two the first part waits."""
-        data = self._rest + data
-        cut = next((len(data) - k for k in range(1, 4) if data[-k:][:1] and data[-k] >= 0xC0), len(data))
-        self._rest = data[cut:]
-        self.text += _decode(data[:cut], self.source)
+        try:
+            self.text += self._decoder.decode(data)
+        except UnicodeDecodeError as error:
+            reason = (
+                f"byte 0x{error.object[error.start]:02x} after {self.passed + len(self.text):,} letters is not UTF-8"
+            )
+            raise DataError(reason, where=self.source, fix="mend the file, or write one object a line") from error
 
     def more(self, at: int, wanted: int) -> bool:
         """Let go of what lies before `at` and read on; False at the end of the file."""

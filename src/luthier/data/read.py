@@ -5,11 +5,13 @@ file is a function in a file of its own and a line in `READERS`.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from luthier.artifact import digest, file_digest
 from luthier.data.extract import EXTRACTORS, read_document, refuse_compressed
+from luthier.data.hub import PREFIX, fetch
 from luthier.data.lines import read_lines, read_list
 from luthier.data.raw import RawRow, Unread, open_row
 from luthier.data.stream import COMPRESSED, kind_of
@@ -51,49 +53,64 @@ def resolve(path: str, recipe_folder: Path) -> Path:
     )
 
 
-def source_files(path: Path, source: str) -> list[tuple[Path, str]]:
-    """The files of a source with the names that they have in the ledger, in order.
+class Files(NamedTuple):
+    """The files of a source with the names that they have in the ledger, in order; and what is no file of rows."""
 
-    Of a folder all files of a known kind, in the folders below, too; hidden ones are left out, and a folder that links
-    back to one above it is entered once.
+    source: str
+    files: list[tuple[Path, str]]
+    left_out: Sequence[str] = ()
+
+    def digest(self) -> str:
+        """A hash of all that the rows are read from."""
+        if len(self.files) == 1:
+            return file_digest(self.files[0][0])
+        return digest([[name, file_digest(path)] for path, name in self.files])
+
+
+def find_files(source: str, recipe_folder: Path) -> Files:
+    """The files of a source: one, those of a folder, or those of a data set of the hub.
+
+    Raises:
+        DataError: there are none.
+        Missing: the hub cannot be reached.
+    """
+    if source.startswith(PREFIX):
+        return Files(source, fetch(source))
+    path = resolve(source, recipe_folder)
+    return files_in(path, source) if path.is_dir() else Files(source, [(path, source)])
+
+
+def files_in(folder: Path, source: str) -> Files:
+    """All files of a known kind in a folder and those below; hidden ones are passed over.
+
+    A folder that links back to one above it is entered once.
 
     Raises:
         DataError: there is none.
     """
-    if not path.is_dir():
-        return [(path, source)]
     seen: set[str] = set()
     found: list[tuple[Path, str]] = []
-    for folder, folders, names in os.walk(path, followlinks=True):
-        real = os.path.realpath(folder)
+    left: list[str] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            file = Path(folder) / name
-            if not name.startswith(".") and kind_of(file) in (*READERS, *EXTRACTORS) and file.is_file():
-                found.append((file, f"{source.rstrip('/')}/{file.relative_to(path).as_posix()}"))
+            file = Path(place) / name
+            within = file.relative_to(folder).as_posix()
+            if name.startswith(".") or not file.is_file():
+                continue
+            if kind_of(file) in (*READERS, *EXTRACTORS):
+                found.append((file, f"{source.rstrip('/')}/{within}"))
+            else:
+                left.append(within)
     if not found:
         kinds = ", ".join((*READERS, *EXTRACTORS))
         raise DataError(f"the folder holds no file that is read ({kinds})", where=source, fix="name another folder")
-    return found
-
-
-def left_out(path: Path, source: str) -> list[str]:
-    """Files of a folder that are of no known kind."""
-    if not path.is_dir():
-        return []
-    taken = {file for file, _ in source_files(path, source)}
-    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() and p not in taken)
-
-
-def source_digest(path: Path, source: str) -> str:
-    """A hash of all that the rows of a source are read from."""
-    if not path.is_dir():
-        return file_digest(path)
-    return digest([[name, file_digest(file)] for file, name in source_files(path, source)])
+    return Files(source, found, left)
 
 
 def scan(path: Path, source: str, passage: int = PASSAGE) -> Iterator[RawRow | Unread]:

@@ -3,14 +3,13 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from luthier.artifact import digest
 from luthier.data.memory import Memory, Remembered
 from luthier.data.outcome import Outcome, Workshop
 from luthier.data.raw import RawRow, Unread
-from luthier.data.read import scan, source_files
+from luthier.data.read import Files, scan
 from luthier.data.shapes import Reading
 from luthier.data.spread import Spread
 from luthier.data.table import Place, Table
@@ -24,11 +23,10 @@ Task = tuple[list[RawRow | Unread], Reading]
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A source: its number in the recipe, its path there and on disk, and how it is read."""
+    """A source: its number in the recipe, its files, and how they are read."""
 
     number: int
-    name: str
-    path: Path
+    files: Files
     passage: int
     reading: Reading
 
@@ -60,7 +58,7 @@ def _key(row: RawRow | Unread, mark: bytes) -> bytes:
 
 def _shards(feed: Feed) -> Iterator[Shard]:
     shard = Shard(feed)
-    for path, name in source_files(feed.path, feed.name):
+    for path, name in feed.files.files:
         for row in scan(path, name, feed.passage):
             shard.rows.append(row)
             shard.size += len(row.body) if isinstance(row, Unread) else TABLE_ROW

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luthier.artifact import Artifact, Store, digest, file_digest
-from luthier.data.read import resolve, source_digest
+from luthier.data.curate import replay_files
+from luthier.data.read import Files, find_files
 from luthier.data.step import EvaluationItem
 from luthier.errors import DataError
 from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import find_tasks, suite_file
 from luthier.events import Log
-from luthier.models.base import UKULELE, Base, find_base, ukulele_file
+from luthier.models.base import UKULELE, Base, find_base
 from luthier.plan import Hardware, find_hardware
 from luthier.recipe import Recipe
 from luthier.runs import Run
@@ -99,10 +100,9 @@ class Work:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """The sha256 of every input file, by the path in the recipe."""
-        found = {s.path: _source(resolve(s.path, self.run.home), s.path) for s in self.recipe.data.sources}
+        found = {s.path: _source(find_files(s.path, self.run.home)) for s in self.recipe.data.sources}
         if replay := self.recipe.data.replay:
-            path = ukulele_file("replay.jsonl") if replay.path == UKULELE else resolve(replay.path, self.run.home)
-            found[f"replay: {replay.path}"] = _source(path, replay.path)
+            found[f"replay: {replay.path}"] = _source(replay_files(replay.path, self.run.home))
         for suite in self.retention:
             if place := suite_file(suite, self.run.home):
                 files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
@@ -140,13 +140,12 @@ class Work:
         return any(shape != "text" for shape in shapes)
 
 
-def _source(path: Path, given: str) -> str:
+def _source(files: Files) -> str:
     try:
-        return source_digest(path, given)
+        return files.digest()
     except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", where=given, fix="check the file and its permissions"
-        ) from error
+        fix = "check the file and its permissions"
+        raise DataError(f"cannot be read: {error.strerror}", where=files.source, fix=fix) from error
 
 
 def _digest(path: Path, given: str) -> str:
