@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from luthier.data.ledger import Entry, read_ledger
 from luthier.data.raw import RawRow
-from luthier.data.read import resolve, scan, source_files
+from luthier.data.read import find_files, scan
 from luthier.data.step import Content
 from luthier.errors import RecipeError, TemplateError
 from luthier.recipe import Recipe
@@ -183,7 +183,7 @@ def _raw(recipe: Recipe, home: Path, wanted: Iterable[tuple[str, int]]) -> dict[
     left, names = set(wanted), {source for source, _ in wanted}
     found: dict[tuple[str, int], str] = {}
     for source in recipe.data.sources:
-        for path, name in source_files(resolve(source.path, home), source.path):
+        for path, name in find_files(source.path, home).files:
             if name not in names:
                 continue
             for row in scan(path, name, source.passage):
