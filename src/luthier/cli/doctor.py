@@ -59,13 +59,11 @@ def _tell(packages: dict[str, str | None], hardware: object, base: bool, free: i
     for name, (purpose, install) in EXTRAS.items():
         screen.print(_line(packages[name], "--", "yellow", name, f"for {purpose} -> {install}"))
     screen.print(_line("2.9 M parameters" if base else None, "missing", "red", "ukulele", "-> pip install luthier"))
-    gpus = getattr(hardware, "gpus", ())
-    if gpus:
-        screen.print("training: full, lora, qlora on the GPU in bfloat16")
+    tunings = "full, lora and qlora" if packages["bitsandbytes"] else "full and lora"
+    if getattr(hardware, "gpus", ()):
+        screen.print(f"training: {tunings} on the GPU in bfloat16")
     else:
-        screen.print(
-            "training: full, lora, qlora on the CPU in float32; small models only (4 bits save memory, not time)"
-        )
+        screen.print(f"training: {tunings} on the CPU in float32, so small models only")
 
 
 def _line(found: str | None, lacking: str, tone: str, name: str, advice: str) -> "Text":

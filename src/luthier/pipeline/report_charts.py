@@ -85,8 +85,8 @@ def before_after(before: Metric | None, after: Metric | None, label: str) -> Mar
         if metric:
             parts.append(_line(percent(metric.low / top), percent(metric.high / top), str(y), f"whisker {kind}"))
             parts.append(tag("circle", cx=percent(metric.value / top), cy=y, r=3.5, class_=f"dot {kind}"))
-    parts.append(tag("text", "0", x="0%", dx=-7, y=19, class_="tick end"))
-    parts.append(tag("text", tick_label(top), x="100%", dx=7, y=19, class_="tick start"))
+    parts.append(tag("text", "0", x="0%", dx=-9, y=19, class_="tick end"))
+    parts.append(tag("text", tick_label(top), x="100%", dx=9, y=19, class_="tick start"))
     return _svg(30, label, *parts)
 
 

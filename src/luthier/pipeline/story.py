@@ -198,7 +198,7 @@ def _hear(story: Story, event: Event) -> None:
         case Warned(message) if message not in story.warnings:
             story.warnings.append(message)
         case Resumed(step):
-            story.resumed.append(step)
+            story.resumed += [step] if step else []  # a start from nothing is logged as 0
             story.stopped = ""
         case Stopped(_, reason):
             story.stopped = reason
