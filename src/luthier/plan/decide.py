@@ -18,6 +18,8 @@ from luthier.plan.hardware import Hardware
 from luthier.plan.memory import memory_parts
 from luthier.recipe import Auto, Full, Lora, Qlora, Recipe, Tuning
 
+TINY = 20e6
+"""Parameters up to which all weights are trained: adapters of such a base would save nothing worth having."""
 FEW_ROWS = 1_000
 MANY_ROWS = 100_000
 UPDATES_AN_EPOCH = 40
@@ -151,6 +153,9 @@ def _tuning(recipe: Recipe, rows: int, facts: ModelFacts, hardware: Hardware, re
     if not isinstance(recipe.tuning, Auto):
         reasons.append(f"the recipe asks for {recipe.tuning.kind}")
         return recipe.tuning
+    if facts.total <= TINY:
+        reasons.append(f"a base of {facts.total / 1e6:.1f} million parameters is small enough to train all of them")
+        return Full(kind="full")
     if rows < FEW_ROWS:
         if hardware.gpus and facts.total > 1e9:
             reasons.append(f"{rows:,} rows are few: a 4-bit base with adapters overfits least and needs least memory")

@@ -10,7 +10,8 @@ from luthier.plan import Hardware, Plan, decide
 from luthier.plan.hardware import Gpu
 from luthier.recipe import Full, Lora, Tuning, build_recipe
 
-SMALL = ModelFacts(3_000_000, 2_700_000, 192, 6, 1024, 1024)
+TINY = ModelFacts(3_000_000, 2_700_000, 192, 6, 1024, 1024)
+SMALL = ModelFacts(30_000_000, 27_000_000, 192, 6, 1024, 1024)
 LARGE = ModelFacts(8_000_000_000, 7_000_000_000, 4096, 32, 128_000, 8192)
 CPU = Hardware("a cpu", 2, 16 * 10**9, ())
 CARD = Hardware("a cpu", 16, 64 * 10**9, (Gpu("a card", 24 * 10**9),))
@@ -35,6 +36,8 @@ def plan(rows: int, facts: ModelFacts, hardware: Hardware, **sections: Any) -> P
 @pytest.mark.parametrize(
     ("rows", "facts", "hardware", "kind", "reason"),
     [
+        (400, TINY, CPU, "full", "3.0 million parameters is small enough to train all"),
+        (5_000, TINY, CARD, "full", "small enough to train all"),
         (400, SMALL, CPU, "lora", "save memory, not time"),
         (400, SMALL, CARD, "lora", "small enough as it is"),
         (400, LARGE, CARD, "qlora", "4-bit base"),
