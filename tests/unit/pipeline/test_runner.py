@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import luthier
 from luthier import events
 from luthier.errors import DataError, GateFailed, ParityFailed, RecipeError
-from luthier.pipeline import stale_stages
+from luthier.pipeline import default_recipe, run_recipe, stale_stages
 from luthier.runs import Run
 from luthier.types import Json
 
@@ -222,6 +222,15 @@ def test_a_suite_that_cannot_be_asked_is_named_with_its_line(
     with pytest.raises(DataError, match=what) as caught:
         luthier.run(body, runs=tmp_path / "runs")
     assert str(caught.value.where).endswith("suite.jsonl:3")
+
+
+def test_the_embedded_recipe_takes_another_base_with_one_changed_line(base: Path, tmp_path: Path) -> None:
+    """Nothing in it is fitted to the bundled base: method and rate come from the plan."""
+    changed = [f"model.base={base}", "data.max_rejected=1"]  # this base's context is too short for many of the rows
+    run = run_recipe(default_recipe(), changed, root=tmp_path, until="plan")
+    assert run.recipe.tuning.kind == "auto"
+    assert run.recipe.training.learning_rate is None
+    assert run.artifact("plan").json("plan.json")["learning_rate"] > 0
 
 
 def _started(recipe: Path, runs: Path, checkpoints: int) -> "subprocess.Popen[bytes]":
