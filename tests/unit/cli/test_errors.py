@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, int, str, str]] = {
     "not a rule": ("run gate.rules=[perplexity]", RECIPE, "'perplexity' is not a rule; write 'METRIC improves'", ""),
     "not measured": ("gate 'gate.rules=[f1 improves]'", RECIPE, "'f1' is not measured; measured are", "evaluate"),
     "no file": ("run data.sources.0.path=none.jsonl", DATA, "none.jsonl: there is no such file (looked in", "beside"),
-    "a folder": ("curate data.sources.0.path=.", DATA, "is a folder, not a file of rows", ""),
+    "an empty folder": ("curate data.sources.0.path=empty", DATA, "", ""),
     "another kind": ("curate data.sources.0.path=recipe.yaml", DATA, "files of the kind '.yaml' are not read", ""),
     "no safetensors": ("run model.base=.", DATA, "no model in transformers' format", "config.json"),
     "the gate": (
@@ -64,6 +64,7 @@ def split(line: str) -> list[str]:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_an_error_is_a_sentence_and_a_document(case: tuple[str, int, str, str], luthier: Any, recipe: Path) -> None:
     line, code, what, fix = case
+    (recipe.parent / "empty").mkdir()
     said = luthier(*split(line))
     assert said.code == code
     text = " ".join(said.err.split())
