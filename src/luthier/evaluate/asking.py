@@ -9,17 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from luthier.evaluate.cache import Memory, Said, key_of
 from luthier.evaluate.items import Decoding, Item, Task
+from luthier.evaluate.likelihood import Branches, branch_logprobs, row_losses
 from luthier.evaluate.marking import TOO_LONG, mark
-from luthier.models.attention import NAME, attention
-from luthier.models.batch import best_fit, lay_out
 from luthier.models.generate import Sampling, generate
-from luthier.models.logprobs import batch_logprobs, hidden_states, logits_of
 from luthier.models.tuning import causal_model
-from luthier.text import TokenRows, render_prompt
+from luthier.text import render_prompt
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 from luthier.text.tokenizer import Tokenizer
@@ -30,8 +26,6 @@ ROOM = 1.25
 """An answer may be this much longer than the longest expected one, unless the task says how long."""
 AT_ONCE = 512
 """Answers between two writes to memory."""
-BUDGET = 4096
-"""Tokens of one packed forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,65 +143,33 @@ def _plain_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def choice_rows(item: Item, tokenizer: Tokenizer) -> list[TrainingRow]:
-    """One row a choice, of which the choice is scored.
+def choices_of(item: Item, tokenizer: Tokenizer) -> Branches:
+    """The prompt and the choices of an item, tokenised.
 
-    A plain prompt is tokenised with the choice as one text, white space at its end counted to the choice: so does
+    A plain prompt is tokenised with each choice as one text, white space at its end counted to the choice: so does
     lm-evaluation-harness. After a chat template's generation prompt the choice begins anew.
     """
     if item.text is None:
         start = render_prompt(item.prompt, tokenizer)
         ends = tokenizer.backend_tokenizer.encode_batch(list(item.choices), add_special_tokens=False)
-        return [_row(start, list(end.ids)) for end in ends]
+        return Branches(start, [list(end.ids) for end in ends])
     bare = item.text.rstrip()
     blank = item.text[len(bare) :] or " "
     start = _plain_ids(bare, tokenizer) if bare else [tokenizer.bos_token_id or tokenizer.eos_token_id]
     wholes = [_plain_ids(bare + blank + choice, tokenizer) for choice in item.choices]
-    return [_row(start, whole[len(start) :] if bare else whole) for whole in wholes]
-
-
-def _row(start: list[int], end: list[int]) -> TrainingRow:
-    return TrainingRow(start + end, [False] * len(start) + [True] * len(end))
+    return Branches(start, [whole[len(start) :] if bare else whole for whole in wholes])
 
 
 def _chosen(candidate: Candidate, _: Decoding, new: dict[str, tuple[Item, int]]) -> Iterator[dict[str, Said]]:
-    rows = {key: choice_rows(item, candidate.tokenizer) for key, (item, _) in new.items()}
-    long = {key for key, found in rows.items() if max(len(row.ids) for row in found) > candidate.window}
+    found = {key: choices_of(item, candidate.tokenizer) for key, (item, _) in new.items()}
+    long = {key for key, branches in found.items() if branches.longest > candidate.window}
     if long:
         yield {key: dict(TOO_LONG) for key in long}
-    keys = sorted((key for key in rows if key not in long), key=lambda key: len(rows[key][0].ids))
-    single = [key for key in keys if all(sum(row.trained) == 1 for row in rows[key])]
-    # One forward pass over the prompt gives every choice of one token.
-    for start in range(0, len(single), AT_ONCE):
-        part = single[start : start + AT_ONCE]
-        yield dict(zip(part, _single(candidate, [rows[key] for key in part]), strict=True))
-    several = [key for key in keys if key not in set(single)]
-    for start in range(0, len(several), AT_ONCE):
-        part = several[start : start + AT_ONCE]
-        flat = gather([row for key in part for row in rows[key]])
-        sums = iter(row_losses(candidate.model, flat, packed=candidate.packed)[0])
-        yield {key: {"logprobs": [-next(sums) for _ in rows[key]]} for key in part}
-
-
-@torch.no_grad()
-def _single(candidate: Candidate, choices: Sequence[Sequence[TrainingRow]]) -> list[Said]:
-    """Log-probabilities of choices of one token each, from one row an item."""
-    model = candidate.model.eval()
-    place = next(model.parameters()).device
-    firsts = [found[0] for found in choices]
-    prompts = gather([TrainingRow(row.ids, [False] * (len(row.ids) - 1) + [True]) for row in firsts])
-    logprobs: list[Said] = [{} for _ in choices]
-    with attention(causal_model(model), NAME):
-        for numbers in best_fit(prompts.lengths.tolist(), BUDGET):
-            batch = lay_out(prompts, numbers, packed=candidate.packed).to(place)
-            hidden = hidden_states(model, batch).index_select(0, batch.sources)
-            logits = logits_of(causal_model(model), hidden).float()
-            norms = torch.logsumexp(logits, dim=-1).tolist()
-            for line, number in enumerate(numbers):
-                ids = torch.tensor([row.ids[-1] for row in choices[number]], device=place)
-                found = logits[line].index_select(0, ids).tolist()
-                logprobs[number] = {"logprobs": [x - norms[line] for x in found]}
-    return logprobs
+    keys = sorted((key for key in found if key not in long), key=lambda key: len(found[key].start))
+    for start in range(0, len(keys), AT_ONCE):
+        part = keys[start : start + AT_ONCE]
+        logprobs = branch_logprobs(candidate.model, [found[key] for key in part], packed=candidate.packed)
+        yield {key: {"logprobs": row} for key, row in zip(part, logprobs, strict=True)}
 
 
 def _likely(candidate: Candidate, _: Decoding, new: dict[str, tuple[Item, int]]) -> Iterator[dict[str, Said]]:
@@ -251,20 +213,3 @@ def _pieces(item: Item, candidate: Candidate) -> list[TrainingRow]:
         rows.append(TrainingRow(whole[start:end], [False, *trained[start + 1 : end]]))
         start = end - 1
     return rows
-
-
-@torch.no_grad()
-def row_losses(model: Any, rows: TokenRows, *, packed: bool, budget: int = BUDGET) -> tuple[list[float], list[int]]:
-    """Summed negative log-likelihood (nats) and number of trained tokens of each row."""
-    model.eval()
-    place = next(model.parameters()).device
-    sums, counts = [0.0] * len(rows), [0] * len(rows)
-    with attention(causal_model(model), NAME):
-        for numbers in best_fit(rows.lengths.tolist(), budget):
-            batch = lay_out(rows, numbers, packed=packed).to(place)
-            each = torch.zeros(len(numbers), dtype=torch.float64, device=place)
-            each.index_add_(0, batch.rows, -batch_logprobs(model, batch).double())
-            labels = torch.bincount(batch.rows, minlength=len(numbers)).tolist()
-            for number, loss, n in zip(numbers, each.tolist(), labels, strict=True):
-                sums[number], counts[number] = loss, n
-    return sums, counts

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from luthier.artifact import write_text
 from luthier.evaluate.answers import FORMAT_METRIC, LOSS_METRIC, PERPLEXITY, STOP_METRIC
-from luthier.evaluate.asking import Candidate, Progress, ask, row_losses
+from luthier.evaluate.asking import Candidate, Progress, ask
 from luthier.evaluate.items import Task
+from luthier.evaluate.likelihood import row_losses
 from luthier.evaluate.marking import summarise
 from luthier.evaluate.metrics import mean_per_token, share
 from luthier.evaluate.summaries import ended

@@ -1,22 +1,20 @@
 """Answers in batches, greedy or drawn: rows of like length together, a common beginning read once."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from luthier.models.prompts import learns_prompt, opening
+from luthier.models.beginning import attends_freely, common_beginning, copies, read_beginning
+from luthier.models.prompts import opening
 from luthier.models.tuning import causal_model
 from luthier.text.render import read_answer
 from luthier.text.tokenizer import Tokenizer
 
 LOOK_EVERY = 8
 """Tokens between two looks for a text that ends an answer."""
-WORTH_SHARING = 16
-"""A common beginning shorter than this is read with each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,8 @@ def generate(
     model.eval()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
     answers: list[Generated | None] = [None] * len(prompts)
-    shared = _common(prompts) if len(prompts) > 1 and _can_share(model) else 0
-    beginning = _read(model, prompts[0][:shared]) if shared else None
+    shared = common_beginning(prompts) if attends_freely(model) else 0
+    beginning = read_beginning(model, prompts[0][:shared]) if shared else None
     room = max_new_tokens + shared // 4  # what is shared costs memory, but no reading
     for group in _groups([p[shared:] for p in prompts], batch_tokens, room):
         draws = [np.random.default_rng(sampling.seeds[i]) for i in group] if sampling.temperature else []
@@ -109,30 +107,6 @@ class _Batch:
     tell: Callable[[int, int], None]
 
 
-def _common(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with, one less than the shortest has; 0 when too few to be worth it."""
-    first, last = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    same = min(same, most)
-    return same if same >= WORTH_SHARING else 0
-
-
-def _can_share(model: Any) -> bool:
-    """Padding lies between the common beginning and the rest; where attention counts places back, that would show."""
-    config = causal_model(model).config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if learns_prompt(model):  # virtual tokens come first, for each row
-        return False
-    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
-
-
-def _read(model: Any, ids: list[int]) -> Any:
-    """The cache after reading the common beginning once."""
-    place = next(model.parameters()).device
-    return model(input_ids=torch.tensor([ids], device=place), use_cache=True, logits_to_keep=1).past_key_values
-
-
 def _write(
     model: Any, tokenizer: Tokenizer, batch: _Batch, stop: frozenset[int], room: int, sampling: Sampling
 ) -> list[list[int]]:
@@ -145,7 +119,7 @@ def _write(
     mask = torch.tensor(seen, device=place)
     written: list[list[int]] = [[] for _ in rest]
     rows = list(range(len(rest)))
-    cache = _copies(batch.beginning, len(rest))
+    cache = copies(batch.beginning, len(rest))
     inputs, mask = opening(model, ids, mask, cache)
     causal = causal_model(model)
     for step in range(room):
@@ -172,15 +146,6 @@ def _write(
         inputs = {"input_ids": following[:, None], "past_key_values": cache}
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return [_until_stop(ids_of_row, stop) for ids_of_row in written]
-
-
-def _copies(cache: Any, count: int) -> Any:
-    """The cache of one row, for a whole batch; the original stays for the next batch."""
-    if cache is None:
-        return None
-    copy = deepcopy(cache)
-    copy.batch_repeat_interleave(count)
-    return copy
 
 
 def _choose(logits: torch.Tensor, sampling: Sampling, draws: Sequence[np.random.Generator]) -> torch.Tensor:

@@ -1,17 +1,22 @@
 """Asking: likelihoods are lm-evaluation-harness's, packing changes nothing, nothing is asked twice."""
 
 import json
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import base, conversations, llama, stop, tokenizer
+import transformers as hf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import base, conversations, llama, of_config, sizes, stop, tokenizer
 
-from luthier.evaluate.asking import Candidate, ask, choice_rows, prompt_ids, said
+from luthier.evaluate.asking import Candidate, ask, choices_of, prompt_ids, said
 from luthier.evaluate.cache import Memory
 from luthier.evaluate.items import Decoding, Item, Task
+from luthier.evaluate.likelihood import Branches, branch_logprobs
 from luthier.evaluate.marking import summarise
 from luthier.evaluate.scorers import exact_match
 from luthier.evaluate.summaries import perplexity
@@ -19,6 +24,21 @@ from luthier.types import Message
 
 QUESTIONS = [f"Question {i}: which is {i * 7 % 13}?\nAnswer:" for i in range(24)]
 CHOICES = [("a red cat", "no", "seven dogs and one", "blue!"), ("A", "B", "C", "D")]
+
+
+@cache
+def of_family(name: str) -> Any:
+    """Models that see freely, have absolute positions, a window, or both."""
+    if name == "llama":
+        return model()
+    if name == "gpt2":
+        return of_config(hf.GPT2Config(**(sizes() | {"n_embd": 64, "n_layer": 2, "n_head": 4})), 5)
+    window = {"sliding_window": 8}
+    if name == "mistral":
+        return of_config(hf.MistralConfig(**(sizes() | window)), 5)
+    return of_config(
+        hf.Gemma2Config(**(sizes() | window | {"layer_types": ["sliding_attention", "full_attention"]})), 5
+    )
 
 
 @cache
@@ -73,11 +93,27 @@ def test_choices_score_as_in_lm_evaluation_harness(choices: tuple[str, ...], tmp
     assert found["mc.acc_norm"] == pytest.approx(theirs["results"]["mc"]["acc_norm,none"], abs=1e-6)
 
 
-@pytest.mark.parametrize("choices", CHOICES)
-def test_packing_changes_no_likelihood(choices: tuple[str, ...]) -> None:
-    packed, padded = (said(candidate(packed=p), choosing(choices)) for p in (True, False))
-    for one, other in zip(packed, padded, strict=True):
-        assert one[0]["logprobs"] == pytest.approx(other[0]["logprobs"], abs=1e-4)
+LENGTHS = st.tuples(st.integers(1, 30), st.lists(st.integers(1, 6), min_size=2, max_size=5))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gemma2"])
+@settings(max_examples=15)
+@given(st.lists(LENGTHS, min_size=1, max_size=6), st.integers(0, 20), st.integers(0, 99), st.booleans())
+def test_choices_of_one_item_read_together_score_as_if_alone(
+    name: str, lengths: list[tuple[int, list[int]]], common: int, seed: int, packed: bool
+) -> None:
+    draw = random.Random(seed)
+    drawn = lambda n: [draw.randrange(5, 320) for _ in range(n)]  # noqa: E731
+    first = drawn(common)
+    items = [Branches(first + drawn(n), [drawn(k) for k in ends]) for n, ends in lengths]
+    found = branch_logprobs(of_family(name), items, packed=packed, budget=150)
+    for item, row in zip(items, found, strict=True):
+        for end, value in zip(item.ends, row, strict=True):
+            with torch.no_grad():
+                logits = of_family(name)(torch.tensor([item.start + end])).logits[0].double()
+            logprobs = torch.log_softmax(logits, -1)[len(item.start) - 1 : -1]
+            expected = logprobs.gather(1, torch.tensor(end)[:, None]).sum()
+            assert value == pytest.approx(float(expected), abs=2e-3)
 
 
 def test_the_likelihood_of_a_long_text_counts_each_token_once() -> None:
@@ -139,10 +175,9 @@ def test_a_prompt_without_room_is_not_cut_but_counted() -> None:
 def test_after_a_chat_template_the_choice_begins_anew() -> None:
     item = Item("1", (Message("user", "hi"),), "one", choices=("one", "two dogs"))
     start = prompt_ids(item, tokenizer())
-    for row, choice in zip(choice_rows(item, tokenizer()), item.choices, strict=True):
-        scored = [i for i, trained in zip(row.ids, row.trained, strict=True) if trained]
-        assert row.ids[: len(start)] == start
-        assert tokenizer().decode(scored) == choice
+    found = choices_of(item, tokenizer())
+    assert found.start == start
+    assert [tokenizer().decode(end) for end in found.ends] == list(item.choices)
 
 
 def test_an_adapter_is_asked_as_it_is() -> None:
