@@ -139,29 +139,52 @@ def prompt_ids(item: Item, tokenizer: Tokenizer) -> list[int]:
 
 
 def _plain_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    ids = list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=True).ids)
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+    return _without_end(tokenizer.backend_tokenizer.encode(text, add_special_tokens=True).ids, tokenizer)
 
 
-def choices_of(item: Item, tokenizer: Tokenizer) -> Branches:
-    """The prompt and the choices of an item, tokenised.
+def _without_end(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text that goes on: without the end token that some tokenizers add."""
+    return list(ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids)
+
+
+def choices_of(items: Sequence[Item], tokenizer: Tokenizer) -> list[Branches]:
+    """The prompt and the choices of items, tokenised.
 
     A plain prompt is tokenised with each choice as one text, white space at its end counted to the choice: so does
     lm-evaluation-harness. After a chat template's generation prompt the choice begins anew.
     """
-    if item.text is None:
-        start = render_prompt(item.prompt, tokenizer)
-        ends = tokenizer.backend_tokenizer.encode_batch(list(item.choices), add_special_tokens=False)
-        return Branches(start, [list(end.ids) for end in ends])
-    bare = item.text.rstrip()
-    blank = item.text[len(bare) :] or " "
-    start = _plain_ids(bare, tokenizer) if bare else [tokenizer.bos_token_id or tokenizer.eos_token_id]
-    wholes = [_plain_ids(bare + blank + choice, tokenizer) for choice in item.choices]
-    return Branches(start, [whole[len(start) :] if bare else whole for whole in wholes])
+    texts: list[str] = []
+    for item in items:
+        if item.text is None:
+            continue
+        bare = item.text.rstrip()
+        blank = item.text[len(bare) :] or " "
+        texts += [bare, *(bare + blank + choice for choice in item.choices)]
+    backend = tokenizer.backend_tokenizer
+    plain = iter(backend.encode_batch(texts, add_special_tokens=True))
+    # What a chat answer begins with is no begin token.
+    written = iter(
+        backend.encode_batch([c for i in items if i.text is None for c in i.choices], add_special_tokens=False)
+    )
+    found = []
+    for item in items:
+        if item.text is None:
+            found.append(
+                Branches(render_prompt(item.prompt, tokenizer), [list(next(written).ids) for _ in item.choices])
+            )
+            continue
+        start = _without_end(next(plain).ids, tokenizer)
+        wholes = [_without_end(next(plain).ids, tokenizer) for _ in item.choices]
+        if not start:
+            start = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
+            found.append(Branches(start, wholes))
+        else:
+            found.append(Branches(start, [whole[len(start) :] for whole in wholes]))
+    return found
 
 
 def _chosen(candidate: Candidate, _: Decoding, new: dict[str, tuple[Item, int]]) -> Iterator[dict[str, Said]]:
-    found = {key: choices_of(item, candidate.tokenizer) for key, (item, _) in new.items()}
+    found = dict(zip(new, choices_of([item for item, _ in new.values()], candidate.tokenizer), strict=True))
     long = {key for key, branches in found.items() if branches.longest > candidate.window}
     if long:
         yield {key: dict(TOO_LONG) for key in long}

@@ -2,51 +2,56 @@
 
 | rule | pass | fail | else inconclusive |
 | --- | --- | --- | --- |
-| M improves | better, one-sided p < 0.05 on the same items | not better | better, but chance could do that |
-| M drops at most X | the 95 % lower bound of after - before is above -X | the drop itself exceeds X | n is too small |
-| M at least X, at most X | the value after training keeps the bound | it does not | - |
+| M improves | better, one-sided p < alpha on the same items | not better | better, but chance could do that |
+| M drops, rises at most X | the 1 - alpha bound of the change is within X | worse, by Holm over all such rules | few items |
+| M at least X, M at most X, M between X and Y | the value after training keeps the bound | it does not | - |
+
+A suite too small to be sure cannot pass by being noisy, and a change that is within its margin for certain passes though
+it is no chance. `retention` is the pooled metric of all retention suites: what is too little to see in each of them
+shows there. Where it has a rule, it and Holm's family get half of alpha each, so that the chance of any false alarm
+stays at alpha. "Improves" needs no adjustment: all rules must pass, and that makes a false pass rarer, not likelier.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from luthier.errors import RecipeError
-from luthier.evaluate.answers import LOSS_METRIC, PERPLEXITY, STOP_METRIC, read_answers
-from luthier.evaluate.metrics import Z_ONE_SIDED, Difference, items_needed, paired, paired_means
+from luthier.evaluate.answers import (
+    FORMAT_METRIC,
+    LENGTH_METRIC,
+    LOSS_METRIC,
+    PERPLEXITY,
+    STOP_METRIC,
+    Results,
+    pairs,
+)
+from luthier.evaluate.items import Task
+from luthier.evaluate.metrics import ALPHA, Difference, detectable, holm, items_needed, paired, paired_means
 from luthier.recipe import Gate, Rule, parse_rule
-from luthier.types import Metric
 
 Decision = Literal["pass", "fail", "inconclusive"]
-ALPHA = 0.05
-DEFAULT_DROP = 0.03
+MARGINS = {"retention": 0.04, "instructions": 0.04, "safety": 0.01}
+"""By how much suites of these roles may get worse, unless they say so themselves."""
+POOLED, POOLED_DROP = "retention", 0.02
+LEAKED, REGURGITATED = "leaked", "regurgitated"
 DEFAULT_STOP = 0.95
+LOOKS = {1: 0.01, 2: 0.04}
+"""Alpha of the first and the second look, where there is a reserve (their sum is that of a single look)."""
 MOST_ITEMS = 20_000
 """More items than this is no advice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """One evaluation: metrics, and per task the score of each item in a fixed order."""
-
-    metrics: Mapping[str, Metric]
-    scores: Mapping[str, Sequence[float]]
-
-    @classmethod
-    def read(
-        cls, metrics: Mapping[str, Any], answers: Iterable[str], losses: Mapping[str, Sequence[float]]
-    ) -> "Results":
-        """From the content of an evaluation's files; of the answers line by line."""
-        given = read_answers(answers)
-        scores: dict[str, Sequence[float]] = {task: [a.score for a in rows] for task, rows in given.items()}
-        # Lower is better for a loss: the negative, so that every score reads the same way.
-        scores[LOSS_METRIC] = [-s / max(1, n) for s, n in zip(losses["sums"], losses["tokens"], strict=True)]
-        return cls({name: Metric(**value) for name, value in metrics.items()}, scores)
+PROTECTED = ("drops at most", "rises at most")
+BOUNDED = ("at least", "at most", "between")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """What became of one rule."""
+    """What became of one rule.
+
+    `p` is the one-sided chance of a change at least this bad (good, for `improves`) if there were none, `adjusted` by
+    Holm where there are several; `detectable` the change that these items would show in 80 of 100 cases; `needed` how
+    many would decide; `left_out` items that count for nothing, flaky or seen in training.
+    """
 
     rule: str
     verdict: Decision
@@ -55,23 +60,32 @@ class RuleResult:
     difference: dict[str, float] | None
     n: int
     reason: str
+    against: str = "base"
+    p: float | None = None
+    adjusted: float | None = None
+    detectable: float | None = None
+    needed: int | None = None
+    left_out: int = 0
 
 
-def rules_of(gate: Gate, tasks: Sequence[str], retention: Sequence[str]) -> list[Rule]:
-    """The recipe's rules or the default ones.
+def rules_of(gate: Gate, tasks: Sequence[Task]) -> list[Rule]:
+    """The recipe's rules or the default ones for these tasks.
 
     Raises:
         RecipeError: a rule names a metric that the recipe does not measure.
     """
     if gate.rules is None:
-        lines = [f"{task} improves" for task in tasks or [LOSS_METRIC]]
-        lines += [f"{suite} drops at most {DEFAULT_DROP}" for suite in retention]
-        lines += [f"{STOP_METRIC} at least {DEFAULT_STOP}"] if tasks else []
-        return [parse_rule(line) for line in lines]
-    measured = {LOSS_METRIC, PERPLEXITY, *tasks, *retention, *([STOP_METRIC] if tasks else [])}
+        return [parse_rule(line) for line in _default_rules(tasks)]
+    names = [task.name for task in tasks]
+    measured = {LOSS_METRIC, PERPLEXITY, LEAKED, REGURGITATED, *names}
+    if any(task.role == "retention" for task in tasks):
+        measured.add(POOLED)
+    if any(task.role == "task" and task.kind == "generate" for task in tasks):
+        measured |= {STOP_METRIC, FORMAT_METRIC, LENGTH_METRIC}
     rules = [parse_rule(line) for line in gate.rules]
     for rule in rules:
-        if rule.metric not in measured:
+        part_of_one = any(rule.metric.startswith(f"{name}.") for name in names)
+        if rule.metric not in measured and not part_of_one:
             raise RecipeError(
                 f"rule '{rule.text}': '{rule.metric}' is not measured; measured are {', '.join(sorted(measured))}",
                 where="gate.rules",
@@ -80,47 +94,221 @@ def rules_of(gate: Gate, tasks: Sequence[str], retention: Sequence[str]) -> list
     return rules
 
 
-def judge(rules: Sequence[Rule], before: Results, after: Results) -> dict[str, Any]:
+def _default_rules(tasks: Sequence[Task]) -> list[str]:
+    own = [task for task in tasks if task.role == "task"]
+    lines = [f"{task.name} improves" for task in own] or [f"{LOSS_METRIC} improves"]
+    for task in tasks:
+        if task.role == "regression":
+            lines.append(f"{task.name} at least 1")
+        elif task.role != "task":
+            verb = "rises" if task.lower_is_better else "drops"
+            margin = task.margin if task.margin is not None else MARGINS[task.role]
+            lines.append(f"{task.name} {verb} at most {margin:g}")
+    if sum(task.role == "retention" for task in tasks) > 1:
+        lines.append(f"{POOLED} drops at most {POOLED_DROP:g}")
+    written = [task for task in own if task.kind == "generate"]
+    if written:
+        lines.append(f"{STOP_METRIC} at least {DEFAULT_STOP:g}")
+        lines.append(f"{REGURGITATED} at most 0.01")
+    if any(task.role != "task" for task in tasks):
+        lines.append(f"{LEAKED} at most 0")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a verdict is reached on.
+
+    Attributes:
+        before: the reference.
+        after: the tuned model.
+        flaky: by task, items whose score changes by chance alone.
+        burnt: by task, items that the model may have seen in training.
+        look: 0 for the only one; 1 and 2 where there is a reserve.
+        against: the reference in a word.
+    """
+
+    before: Results
+    after: Results
+    flaky: Mapping[str, Collection[str]]
+    burnt: Mapping[str, Collection[str]]
+    look: int = 0
+    against: str = "base"
+
+    @property
+    def alpha(self) -> float:
+        """The chance of a false alarm of this look."""
+        return LOOKS.get(self.look, ALPHA)
+
+    def left_out(self, metric: str) -> set[str]:
+        """Items that count for nothing."""
+        task = self.after.task_of(metric)
+        return {*self.flaky.get(task, ()), *self.burnt.get(task, ())}
+
+    def paired(self, metric: str) -> tuple[dict[str, tuple[float, float]], int]:
+        """The scores before and after by item, and how many items were left out."""
+        if metric != POOLED or metric in self.after.answers:
+            out = self.left_out(metric)
+            found = pairs(self.before, self.after, metric, out)
+            return found, len(out & self.after.scores(metric).keys())
+        together: dict[str, tuple[float, float]] = {}
+        gone = 0
+        for task in self.after.answers:
+            if self.after.role(task) == "retention":
+                found, out_of_it = self.paired(task)
+                together |= {f"{task} {item}": pair for item, pair in found.items()}
+                gone += out_of_it
+        return together, gone
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A rule with the paired difference it is about."""
+
+    rule: Rule
+    gap: Difference
+    before: float
+    after: float
+    n: int
+    left_out: int
+
+
+def judge(rules: Sequence[Rule], grounds: Grounds) -> dict[str, Any]:
     """The verdict over all rules: fail if one fails, else inconclusive if one is, else pass."""
-    results = [_decide(rule, before, after) for rule in rules]
-    verdicts = [result.verdict for result in results]
-    worst: Decision = "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
-    return {"verdict": worst, "rules": [asdict(result) for result in results]}
+    results = decide(rules, grounds)
+    return {"verdict": worst(results), "rules": [asdict(result) for result in results]}
 
 
-def _decide(rule: Rule, before: Results, after: Results) -> RuleResult:
-    old, new = before.metrics[rule.metric], after.metrics[rule.metric]
-    if rule.verb in ("at least", "at most"):
-        assert rule.bound is not None
-        kept = new.value >= rule.bound if rule.verb == "at least" else new.value <= rule.bound
-        reason = f"{new.value:.3f}, 95 % interval {new.low:.3f} to {new.high:.3f}"
-        return RuleResult(rule.text, "pass" if kept else "fail", old.value, new.value, None, new.n, reason)
-    name = LOSS_METRIC if rule.metric == PERPLEXITY else rule.metric
-    gap = _gap(name, before, after)
-    verdict, reason = _improves(gap, new.n) if rule.verb == "improves" else _drops(gap, rule.bound or 0.0, new.n)
-    shown = {"value": gap.value, "low": gap.low, "high": gap.high}
-    return RuleResult(rule.text, verdict, old.value, new.value, shown, new.n, reason)
+def worst(results: Sequence[RuleResult]) -> Decision:
+    """The verdict that many results add up to."""
+    verdicts = {result.verdict for result in results}
+    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
 
 
-def _gap(name: str, before: Results, after: Results) -> Difference:
-    old, new = before.scores[name], after.scores[name]
-    return paired_means(old, new) if name == LOSS_METRIC else paired(old, new)
+def decide(rules: Sequence[Rule], grounds: Grounds) -> list[RuleResult]:
+    """Decide each rule, those that protect something together."""
+    measured = {rule.text: _measure(rule, grounds) for rule in rules if rule.verb not in BOUNDED}
+    protected = [m for m in measured.values() if m and m.rule.verb in PROTECTED]
+    pooled = [m for m in protected if m.rule.metric == POOLED]
+    family = [m for m in protected if m.rule.metric != POOLED]
+    # With a pooled test beside the family each gets half of alpha.
+    weight = 2.0 if pooled and family else 1.0
+    adjusted = dict(zip([m.rule.text for m in family], holm([m.gap.p_worse for m in family]), strict=True))
+    adjusted |= {m.rule.text: m.gap.p_worse for m in pooled}
+    results = []
+    for rule in rules:
+        if rule.verb in BOUNDED:
+            results.append(_bounded(rule, grounds))
+            continue
+        found = measured[rule.text]
+        if found is None:
+            results.append(_nothing(rule, grounds))
+        elif rule.verb == "improves":
+            results.append(_improves(found, grounds))
+        else:
+            results.append(_protects(found, min(1.0, weight * adjusted[rule.text]), grounds))
+    return results
 
 
-def _improves(gap: Difference, n: int) -> tuple[Decision, str]:
+def _measure(rule: Rule, grounds: Grounds) -> _Measured | None:
+    found, left_out = grounds.paired(rule.metric)
+    if not found:
+        return None
+    old, new = ([pair[side] for pair in found.values()] for side in (0, 1))
+    unbounded = rule.metric in (LOSS_METRIC, PERPLEXITY) or min(*old, *new) < -1
+    gap = (paired_means if unbounded else paired)(old, new, grounds.alpha)
+    before, after = (_value(results, rule.metric, s) for results, s in ((grounds.before, old), (grounds.after, new)))
+    return _Measured(rule, gap, before, after, len(found), left_out)
+
+
+def _value(results: Results, metric: str, scores: Sequence[float]) -> float:
+    """The metric as it was measured; that of the pool from its scores."""
+    return results.metrics[metric].value if metric in results.metrics else sum(scores) / len(scores)
+
+
+def _nothing(rule: Rule, grounds: Grounds) -> RuleResult:
+    reason = f"no item was answered by both models (against {grounds.against})"
+    return RuleResult(rule.text, "inconclusive", 0.0, 0.0, None, 0, reason, grounds.against)
+
+
+def _bounded(rule: Rule, grounds: Grounds) -> RuleResult:
+    new = grounds.after.metrics.get(rule.metric)
+    if new is None:
+        return RuleResult(rule.text, "inconclusive", 0.0, 0.0, None, 0, f"{rule.metric} was not measured")
+    old = grounds.before.metrics.get(rule.metric, new)
+    assert rule.bound is not None
+    kept = {
+        "at least": new.value >= rule.bound,
+        "at most": new.value <= rule.bound,
+        "between": rule.bound <= new.value <= (rule.upper or 0.0),
+    }[rule.verb]
+    reason = f"{new.value:.3f}, 95 % interval {new.low:.3f} to {new.high:.3f}"
+    verdict: Decision = "pass" if kept else "fail"
+    if not new.n and rule.metric not in (LEAKED, REGURGITATED):
+        verdict, reason = "inconclusive", "no answer could be scored"
+    return RuleResult(rule.text, verdict, old.value, new.value, None, new.n, reason, grounds.against)
+
+
+def _improves(m: _Measured, grounds: Grounds) -> RuleResult:
+    gap, n = m.gap, m.n
     if gap.value <= 0:
-        return "fail", f"not better: {gap.value:+.3f} on {n} items"
-    if gap.p_better < ALPHA:
-        return "pass", f"better by {gap.value:.3f} on {n} items, p = {gap.p_better:.2g}"
-    return "inconclusive", f"better by {gap.value:.3f}, but {n} items cannot rule out chance (p = {gap.p_better:.2g})"
+        return _result(m, grounds, "fail", f"not better: {gap.value:+.3f} on {n} items", gap.p_better)
+    if gap.p_better < grounds.alpha:
+        reason = f"better by {gap.value:.3f} on {n} items, p = {gap.p_better:.2g}"
+        return _result(m, grounds, "pass", reason, gap.p_better)
+    reason = f"better by {gap.value:.3f}, but {n} items cannot rule out chance (p = {gap.p_better:.2g})"
+    needed = _worth(items_needed(gap.value, gap.discordant), n)
+    return _result(m, grounds, "inconclusive", reason + _advice(needed, n), gap.p_better, needed=needed)
 
 
-def _drops(gap: Difference, bound: float, n: int) -> tuple[Decision, str]:
-    if gap.value < -bound:
-        return "fail", f"drops by {-gap.value:.3f}, more than {bound:g}"
+def _protects(m: _Measured, adjusted: float, grounds: Grounds) -> RuleResult:
+    """`drops at most` on scores of which more is better; those of a metric that should not rise are its negatives."""
+    gap, n, bound = m.gap, m.n, m.rule.bound or 0.0
+    rises = m.rule.verb == "rises at most"
+    change = -gap.value if rises else gap.value
+    most, verb = max(0.0, -gap.low), "rise" if rises else "drop"
+    level = f"{100 * (1 - grounds.alpha):g} %"
     if gap.low > -bound:
-        return "pass", f"changes by {gap.value:+.3f}; a drop of more than {max(0.0, -gap.low):.3f} is ruled out at 95 %"
-    spread = (gap.high - gap.low) / 2
-    more = items_needed(bound + gap.value, n * (spread / Z_ONE_SIDED) ** 2) if bound + gap.value > 0 else 0
-    hint = f"; about {more:,} items would decide" if n < more < MOST_ITEMS else "; that is too close to call"
-    return "inconclusive", f"changes by {gap.value:+.3f}, but {n} items cannot rule out a drop of {-gap.low:.3f}{hint}"
+        reason = f"changes by {change:+.3f}; a {verb} of more than {most:.3f} is ruled out at {level}"
+        return _result(m, grounds, "pass", reason, gap.p_worse, adjusted)
+    if adjusted < grounds.alpha:
+        reason = f"{verb}s by {-gap.value:.3f} on {n} items, p = {adjusted:.2g} after adjustment"
+        return _result(m, grounds, "fail", reason, gap.p_worse, adjusted)
+    room = bound + gap.value
+    needed = _worth(items_needed(room, gap.discordant), n) if room > 0 else None
+    reason = f"changes by {change:+.3f}, but {n} items cannot rule out a {verb} of {most:.3f}{_advice(needed, n)}"
+    return _result(m, grounds, "inconclusive", reason, gap.p_worse, adjusted, needed)
+
+
+def _worth(needed: int, n: int) -> int | None:
+    return needed if n < needed < MOST_ITEMS else None
+
+
+def _advice(needed: int | None, n: int) -> str:
+    return f"; about {needed - n:,} more items would decide" if needed else "; that is too close to call"
+
+
+def _result(
+    m: _Measured,
+    grounds: Grounds,
+    verdict: Decision,
+    reason: str,
+    p: float,
+    adjusted: float | None = None,
+    needed: int | None = None,
+) -> RuleResult:
+    return RuleResult(
+        rule=m.rule.text,
+        verdict=verdict,
+        before=m.before,
+        after=m.after,
+        difference={"value": m.gap.value, "low": m.gap.low, "high": m.gap.high},
+        n=m.n,
+        reason=reason,
+        against=grounds.against,
+        p=p,
+        adjusted=adjusted,
+        detectable=detectable(m.gap.discordant, m.n),
+        needed=needed,
+        left_out=m.left_out,
+    )

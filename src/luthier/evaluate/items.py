@@ -90,6 +90,9 @@ class Task:
     summarise: Summary | None = None
     scoring: str = ""
     role: Role = "task"
+    lower_is_better: bool = False
+    margin: float | None = None
+    """By how much the metric may get worse unless a rule says otherwise; None leaves it to the role."""
     reserve: tuple[Item, ...] = ()
     """Items that are asked only when the gate needs more, or to replace burnt ones."""
     score_all: Callable[[Sequence[str], Sequence[Item]], list[Score]] | None = None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from luthier.models.attention import NAME, attention
@@ -20,8 +21,8 @@ from luthier.text import TokenRows
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 
-BUDGET = 4096
-"""Tokens of one forward pass."""
+BUDGETS = {"cpu": 768, "cuda": 16384}
+"""Tokens of one forward pass: on a CPU what stays in its cache, on a GPU what keeps it busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,15 @@ class Branches:
 
 
 @torch.no_grad()
-def row_losses(model: Any, rows: TokenRows, *, packed: bool, budget: int = BUDGET) -> tuple[list[float], list[int]]:
+def row_losses(
+    model: Any, rows: TokenRows, *, packed: bool, budget: int | None = None
+) -> tuple[list[float], list[int]]:
     """Summed negative log-likelihood (nats) and number of trained tokens of each row."""
     model.eval()
     place = next(model.parameters()).device
     sums, counts = [0.0] * len(rows), [0] * len(rows)
     with attention(causal_model(model), NAME):
-        for numbers in best_fit(rows.lengths.tolist(), budget):
+        for numbers in best_fit(rows.lengths.tolist(), budget or BUDGETS.get(place.type, 4096)):
             batch = lay_out(rows, numbers, packed=packed).to(place)
             each = torch.zeros(len(numbers), dtype=torch.float64, device=place)
             each.index_add_(0, batch.rows, -batch_logprobs(model, batch).double())
@@ -61,7 +64,7 @@ def row_losses(model: Any, rows: TokenRows, *, packed: bool, budget: int = BUDGE
 
 @torch.no_grad()
 def branch_logprobs(
-    model: Any, items: Sequence[Branches], *, packed: bool = True, budget: int = BUDGET
+    model: Any, items: Sequence[Branches], *, packed: bool = True, budget: int | None = None
 ) -> list[list[float]]:
     """Summed log-probability (nats) of each choice of each item."""
     model.eval()
@@ -72,14 +75,14 @@ def branch_logprobs(
     found: list[list[float]] = [[] for _ in items]
     with attention(causal, "sdpa"):
         beginning = read_beginning(model, items[0].start[:shared]) if shared else None
-        for group in _groups(items, shared, budget):
+        for group in _groups(items, shared, budget or BUDGETS.get(model.device.type, 4096)):
             rows = _read(model, [items[i] for i in group], shared, beginning)
             for i, row in zip(group, rows, strict=True):
                 found[i] = row
     return found
 
 
-def _row_by_row(model: Any, items: Sequence[Branches], *, packed: bool, budget: int) -> list[list[float]]:
+def _row_by_row(model: Any, items: Sequence[Branches], *, packed: bool, budget: int | None) -> list[list[float]]:
     rows = [
         TrainingRow(item.start + end, [False] * len(item.start) + [True] * len(end))
         for item in items
@@ -106,36 +109,38 @@ def _read(model: Any, items: Sequence[Branches], shared: int, beginning: Any) ->
     causal = causal_model(model)
     place = next(model.parameters()).device
     width = max(item.width for item in items) - shared
-    ids = torch.zeros(len(items), width, dtype=torch.long)
-    positions = torch.zeros(len(items), width, dtype=torch.long)
-    seen = torch.zeros(len(items), 1, width, shared + width, dtype=torch.bool)
+    ids = np.zeros((len(items), width), np.int64)
+    positions = np.zeros((len(items), width), np.int64)
+    seen = np.zeros((len(items), width, shared + width), np.bool_)
     seen[..., :shared] = True
-    seen[..., shared:] |= torch.eye(width, dtype=torch.bool)  # padding sees itself, or its softmax would be of nothing
+    seen[:, np.arange(width), shared + np.arange(width)] = True  # padding sees itself, or its softmax is of nothing
+    lower = np.tril(np.ones((width, width), np.bool_))
     sources: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
     for line, item in enumerate(items):
-        start = item.start[shared:]
-        n = len(start)
-        ids[line, :n] = torch.tensor(start)
-        positions[line, :n] = torch.arange(shared, shared + n)
-        seen[line, 0, :n, shared : shared + n] = torch.ones(n, n, dtype=torch.bool).tril()
+        n = len(item.start) - shared
+        ids[line, :n] = item.start[shared:]
+        positions[line, :n] = np.arange(shared, shared + n)
+        seen[line, :n, shared : shared + n] = lower[:n, :n]
         at = n
         for end in item.ends:
             rest = len(end) - 1
-            ids[line, at : at + rest] = torch.tensor(end[:-1], dtype=torch.long)
-            positions[line, at : at + rest] = torch.arange(shared + n, shared + n + rest)
-            seen[line, 0, at : at + rest, shared : shared + n] = True
-            own = slice(shared + at, shared + at + rest)
-            seen[line, 0, at : at + rest, own] = torch.ones(rest, rest, dtype=torch.bool).tril()
-            sources += [line * width + n - 1, *(line * width + k for k in range(at, at + rest))]
+            if rest:
+                own = slice(at, at + rest)
+                ids[line, own] = end[:-1]
+                positions[line, own] = np.arange(shared + n, shared + n + rest)
+                seen[line, own, shared : shared + n] = True
+                seen[line, own, shared + at : shared + at + rest] = lower[:rest, :rest]
+            sources.append(line * width + n - 1)
+            sources.extend(range(line * width + at, line * width + at + rest))
             targets += end
             owners.append(len(end))
             at += rest
     hidden = causal.base_model(
-        input_ids=ids.to(place),
-        attention_mask=seen.to(place),
-        position_ids=positions.to(place),
+        input_ids=torch.from_numpy(ids).to(place),
+        attention_mask=torch.from_numpy(seen)[:, None].to(place),
+        position_ids=torch.from_numpy(positions).to(place),
         past_key_values=copies(beginning, len(items)),
         use_cache=beginning is not None,
     ).last_hidden_state.flatten(0, 1)

@@ -24,6 +24,10 @@ Z_ONE_SIDED = NormalDist().inv_cdf(0.95)
 """One-sided 95 %: the bounds the gate decides on."""
 
 
+ALPHA = 0.05
+"""Chance of a false alarm that the gate allows itself, one-sided."""
+
+
 class Difference(NamedTuple):
     """After minus before, on the same items; each bound holds one-sided at 95 %."""
 
@@ -63,29 +67,30 @@ def mean_per_token(name: str, sums: Sequence[float], counts: Sequence[int]) -> M
     return Metric(name, value, value - half, value + half, n, lower_is_better=True)
 
 
-def paired_shares(before: Sequence[float], after: Sequence[float]) -> Difference:
-    """The difference of two sets of 0/1 scores on the same items."""
+def paired_shares(before: Sequence[float], after: Sequence[float], alpha: float = ALPHA) -> Difference:
+    """The difference of two sets of 0/1 scores on the same items; each bound holds at 1 - alpha."""
     n = len(before)
     won = sum(b < a for b, a in zip(before, after, strict=True))
     lost = sum(b > a for b, a in zip(before, after, strict=True))
-    low, high = score_bound(won, lost, n), -score_bound(lost, won, n)
+    low, high = score_bound(won, lost, n, alpha), -score_bound(lost, won, n, alpha)
     both = won + lost
     return Difference((won - lost) / n, low, high, binomial_tail(won, both), binomial_tail(lost, both), both / n)
 
 
-def score_bound(won: int, lost: int, n: int) -> float:
-    """Lower one-sided 95 % bound of a paired difference of shares: where Tango's score statistic reaches 1.645."""
+def score_bound(won: int, lost: int, n: int, alpha: float = ALPHA) -> float:
+    """Lower one-sided bound of a paired difference of shares: where Tango's score statistic reaches 1.645, at 95 %."""
+    reach = NormalDist().inv_cdf(1 - alpha)
     low, high = -1.0, (won - lost) / n
     for _ in range(50):  # the statistic falls as the assumed difference rises
         d = (low + high) / 2
         b = (2 * n - won + lost) * d - won - lost
         down = (math.sqrt(max(0.0, b * b + 8 * n * lost * d * (1 - d))) - b) / (4 * n)  # most likely share of losses
         spread = math.sqrt(max(0.0, n * (2 * down + d * (1 - d))))
-        low, high = (d, high) if won - lost - n * d > Z_ONE_SIDED * spread else (low, d)
+        low, high = (d, high) if won - lost - n * d > reach * spread else (low, d)
     return low
 
 
-def paired_means(before: Sequence[float], after: Sequence[float]) -> Difference:
+def paired_means(before: Sequence[float], after: Sequence[float], alpha: float = ALPHA) -> Difference:
     """The mean of paired differences with a normal interval; for losses per row, which have no bound."""
     gaps = [a - b for b, a in zip(before, after, strict=True)]
     n, value = len(gaps), sum(gaps) / len(gaps)
@@ -94,21 +99,24 @@ def paired_means(before: Sequence[float], after: Sequence[float]) -> Difference:
     p_better = 1 - NormalDist().cdf(value / error) if error else float(value <= 0)
     p_worse = NormalDist().cdf(value / error) if error else float(value >= 0)
     square = sum(g * g for g in gaps) / n
-    return Difference(value, value - Z_ONE_SIDED * error, value + Z_ONE_SIDED * error, p_better, p_worse, square)
+    half = NormalDist().inv_cdf(1 - alpha) * error
+    return Difference(value, value - half, value + half, p_better, p_worse, square)
 
 
-def paired_graded(before: Sequence[float], after: Sequence[float]) -> Difference:
+def paired_graded(before: Sequence[float], after: Sequence[float], alpha: float = ALPHA) -> Difference:
     """The mean of paired differences of graded scores: bounds by the bootstrap, chances by flipping signs."""
     gaps = [a - b for b, a in zip(before, after, strict=True)]
-    value, low, high = bootstrap(gaps, confidence=0.90)  # two-sided 90 %: each bound holds at 95 %
+    value, low, high = bootstrap(gaps, confidence=1 - 2 * alpha)
     better, worse = permutation(gaps)
     return Difference(value, low, high, better, worse, sum(g * g for g in gaps) / len(gaps))
 
 
-def paired(before: Sequence[float], after: Sequence[float]) -> Difference:
-    """The paired difference by the method that fits the scores."""
-    binary = all(score in (0.0, 1.0) for scores in (before, after) for score in scores)
-    return paired_shares(before, after) if binary else paired_graded(before, after)
+def paired(before: Sequence[float], after: Sequence[float], alpha: float = ALPHA) -> Difference:
+    """The paired difference by the method that fits the scores: shares (or their negatives), graded scores."""
+    seen = {*before, *after}
+    if seen <= {0.0, 1.0} or seen <= {0.0, -1.0}:
+        return paired_shares(before, after, alpha)
+    return paired_graded(before, after, alpha)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -122,8 +130,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def binomial_tail(k: int, n: int) -> float:
-    """P(X >= k) for X ~ Binomial(n, 1/2); 1 when n is 0."""
-    return float(sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n)
+    """P(X >= k) for X ~ Binomial(n, 1/2), exact; 1 when n is 0."""
+    ways, total = math.comb(n, k), 0
+    for i in range(k, n + 1):
+        total += ways
+        ways = ways * (n - i) // (i + 1)
+    return total / 2**n  # type: ignore[no-any-return]  # integers of any size: no overflow
 
 
 def items_needed(gap: float, discordant: float) -> int:

@@ -175,7 +175,7 @@ def test_a_prompt_without_room_is_not_cut_but_counted() -> None:
 def test_after_a_chat_template_the_choice_begins_anew() -> None:
     item = Item("1", (Message("user", "hi"),), "one", choices=("one", "two dogs"))
     start = prompt_ids(item, tokenizer())
-    found = choices_of(item, tokenizer())
+    (found,) = choices_of([item], tokenizer())
     assert found.start == start
     assert [tokenizer().decode(end) for end in found.ends] == list(item.choices)
 
