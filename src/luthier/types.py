@@ -190,3 +190,9 @@ class Answer:
     parts: Mapping[str, float] = field(default_factory=dict, hash=False)
     tokens: int = 0
     sample: int = 0
+    family: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What counts as one: the family of items, or the item with all its samples."""
+        return self.family or self.item

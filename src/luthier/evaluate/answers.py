@@ -82,7 +82,7 @@ class Results:
         return next((name for name in self.answers if metric.startswith(name + ".")), "")
 
     def scores(self, metric: str) -> dict[str, float]:
-        """The score of each item that a metric is the mean of, higher being better; samples of an item are averaged."""
+        """The scores a metric is the mean of, by item, higher being better; samples and families are averaged."""
         if metric in (LOSS_METRIC, PERPLEXITY):
             return {str(row): -loss for row, loss in enumerate(self.losses)}
         task = self.task_of(metric)
@@ -98,7 +98,7 @@ class Results:
             values = [answer.parts.get(part, 0.0) for answer in good]
         # A likelihood's score is the negative loss already, though its metric, perplexity, is better when lower.
         flip = metric in self.metrics and self.metrics[metric].lower_is_better and not _likelihood(good)
-        items = [answer.item for answer in good]
+        items = [answer.cluster for answer in good]
         means = by_cluster([-v if flip else v for v in values], items)
         return dict(zip(dict.fromkeys(items), means, strict=True))
 

@@ -48,7 +48,7 @@ def _burnt(answer: Answer, whole: str, texts: Sequence[str], runs: Mapping[int, 
     expected = " ".join(words(answer.expected))
     if not question:
         return False
-    if f"{question} {expected}".strip() in whole and any(_in_order(text, question, expected) for text in texts):
+    if question in whole and any(_in_order(text, question, expected) for text in texts):
         return True
     said = question.split()
     if len(said) < LONG:

@@ -2,14 +2,14 @@
 
 | rule | pass | fail | else inconclusive |
 | --- | --- | --- | --- |
-| M improves | better, one-sided p < alpha on the same items | not better | better, but chance could do that |
-| M drops, rises at most X | the 1 - alpha bound of the change is within X | worse, by Holm over all such rules | few items |
-| M at least X, M at most X, M between X and Y | the value after training keeps the bound | it does not | - |
+| M improves | better, one-sided p < alpha on the same items | not better | chance could do that |
+| M drops, rises at most X | the 1 - alpha bound of the change is within X | worse, p adjusted by Holm | too few items |
+| M at least X, at most X, between X and Y | the value after training keeps the bound | it does not | - |
 
-A suite too small to be sure cannot pass by being noisy, and a change that is within its margin for certain passes though
-it is no chance. `retention` is the pooled metric of all retention suites: what is too little to see in each of them
-shows there. Where it has a rule, it and Holm's family get half of alpha each, so that the chance of any false alarm
-stays at alpha. "Improves" needs no adjustment: all rules must pass, and that makes a false pass rarer, not likelier.
+A suite too small to be sure cannot pass by being noisy, and a change that is within its margin for certain passes
+though it is no chance. `retention` is the pooled metric of all retention suites: what is too little to see in each of
+them shows there. Where it has a rule, it and Holm's family get half of alpha each, so that the chance of any false
+alarm stays at alpha. "Improves" needs no adjustment: all rules must pass, which makes a false pass rarer, not likelier.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -33,6 +33,8 @@ from luthier.recipe import Gate, Rule, parse_rule
 Decision = Literal["pass", "fail", "inconclusive"]
 MARGINS = {"retention": 0.04, "instructions": 0.04, "safety": 0.01}
 """By how much suites of these roles may get worse, unless they say so themselves."""
+COMPARABLE = ("exact_match", "squad_em", "f1", "json_equal", "rouge", "bleu")
+"""Scorers whose expected answers are as long as an answer should be."""
 POOLED, POOLED_DROP = "retention", 0.02
 LEAKED, REGURGITATED = "leaked", "regurgitated"
 DEFAULT_STOP = 0.95
@@ -110,6 +112,8 @@ def _default_rules(tasks: Sequence[Task]) -> list[str]:
     if written:
         lines.append(f"{STOP_METRIC} at least {DEFAULT_STOP:g}")
         lines.append(f"{REGURGITATED} at most 0.01")
+        if written[0].scoring.removeprefix("generate ") in COMPARABLE:
+            lines.append(f"{LENGTH_METRIC} between 0.8 and 1.25")
     if any(task.role != "task" for task in tasks):
         lines.append(f"{LEAKED} at most 0")
     return lines

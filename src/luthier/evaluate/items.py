@@ -24,6 +24,7 @@ class Item:
         others: further right answers; the best match counts.
         choices: the answers to choose from, for tasks that choose.
         more: what a scorer needs besides: tests, a schema, instructions.
+        family: items of one family, disguises of one question for example, count as one.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Item:
     others: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    family: str = ""
 
     @property
     def right(self) -> tuple[str, ...]:
@@ -97,3 +99,7 @@ class Task:
     """Items that are asked only when the gate needs more, or to replace burnt ones."""
     score_all: Callable[[Sequence[str], Sequence[Item]], list[Score]] | None = None
     """Scores all answers at once where that is quicker than one by one: programs, a judge."""
+
+    def whole(self) -> str:
+        """A hash of all items, those in reserve too, that stays while items change places between the two."""
+        return digest([self.name, self.scoring, sorted(item.identity() for item in (*self.items, *self.reserve))])

@@ -63,9 +63,14 @@ class Looks:
             except OSError as error:
                 raise disk_error(self.path, error) from error
 
-    def count(self, suite: str, lock: str) -> int:
-        """On how many different models this suite has decided."""
-        return len({row["model"] for row in self.read() if row["suites"].get(suite) == lock})
+    def count(self, suite: str, lock: str, *, besides: str = "") -> int:
+        """On how many different models this suite has decided, in other runs than `besides`."""
+        found = (row for row in self.read() if row["suites"].get(suite) == lock and row["run"] != besides)
+        return len({row["model"] for row in found})
+
+    def rotation(self, suite: str, lock: str, run: str) -> int:
+        """How often the suite's items were due to be drawn anew before this run."""
+        return self.count(suite, lock, besides=run) // WARN
 
     def warnings(self, suites: Mapping[str, str]) -> list[str]:
         """The suites that have decided too often."""

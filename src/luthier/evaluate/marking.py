@@ -50,6 +50,7 @@ def _written(item: Item, said: Said, score: Score, sample: int) -> Answer:
         parts=dict(score.parts),
         tokens=said.get("tokens", 0),
         sample=sample,
+        family=item.family,
     )
 
 

@@ -3,17 +3,29 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from luthier.artifact import write_text
-from luthier.evaluate.answers import FORMAT_METRIC, LOSS_METRIC, PERPLEXITY, STOP_METRIC
+from luthier.evaluate.answers import (
+    FORMAT_METRIC,
+    LOSS_METRIC,
+    PERPLEXITY,
+    STOP_METRIC,
+    Results,
+    write_answers,
+)
 from luthier.evaluate.asking import Candidate, Progress, ask
+from luthier.evaluate.cache import Memory
+from luthier.evaluate.calibration import calibrate
+from luthier.evaluate.gate import COMPARABLE
 from luthier.evaluate.items import Task
 from luthier.evaluate.likelihood import row_losses
+from luthier.evaluate.lock import lock_of
 from luthier.evaluate.marking import summarise
 from luthier.evaluate.metrics import mean_per_token, share
-from luthier.evaluate.summaries import ended
+from luthier.evaluate.summaries import ended, length_ratio
 from luthier.text import TokenRows
 from luthier.types import Answer, Metric
 
@@ -27,9 +39,20 @@ def evaluate(
     validation: TokenRows,
     out: Path,
     *,
+    calibration: int = 0,
     progress: Progress = lambda _: None,
 ) -> dict[str, Metric]:
-    """Answer every task, measure the validation loss, and write `metrics.json`, `answers.jsonl`, `losses.json`.
+    """Answer every task, measure the validation loss, and write it down.
+
+    The files are `metrics.json`, `answers.jsonl`, `losses.json`, the lock `suites.json`, and `calibration.json`.
+
+    Args:
+        candidate: the model.
+        tasks: what to ask.
+        validation: rows to measure the loss on.
+        out: an existing folder.
+        calibration: items of each task that are asked again in other batches; 0 for none.
+        progress: called with the number of answers that came.
 
     Returns:
         The metrics: the validation loss and perplexity, those of each task, and of the first task that is written
@@ -43,7 +66,10 @@ def evaluate(
     for task in tasks:
         metrics += summarise(task, answers[task.name])
     metrics += _form([task for task in tasks if task.role == "task" and task.kind == "generate"], answers)
-    write_text(out / "answers.jsonl", "".join(line(name, a) for name, given in answers.items() for a in given))
+    write_text(out / "answers.jsonl", write_answers(answers))
+    write_text(out / "suites.json", json.dumps(lock_of(tasks, candidate.tokenizer.chat_template or ""), indent=1))
+    noise = calibrate(tasks, answers, partial(_again, candidate), calibration) if calibration else {}
+    write_text(out / "calibration.json", json.dumps(noise, indent=1))
     write_text(out / "losses.json", json.dumps({"sums": sums, "tokens": counts}))
     found = {metric.name: metric for metric in metrics}
     write_text(out / "metrics.json", json.dumps({k: asdict(v) for k, v in found.items()}, indent=1) + "\n")
@@ -55,14 +81,41 @@ def _form(written: Sequence[Task], answers: dict[str, list[Answer]]) -> list[Met
     if not written:
         return []
     found = [ended(STOP_METRIC, answers[written[0].name])]
-    parsing = [task for task in written if task.scoring.removeprefix("generate ").startswith(PARSING)]
+    parsing = [task for task in written if scorer_of(task).startswith(PARSING)]
     if parsing:
         given = answers[parsing[0].name]
         found.append(share(FORMAT_METRIC, [float(a.outcome not in ("empty", "unparsed")) for a in given]))
+    if scorer_of(written[0]) in COMPARABLE:
+        found.append(length_ratio(answers[written[0].name]))
     return found
 
 
-def line(task: str, answer: Answer) -> str:
-    """An answer as a line of `answers.jsonl`."""
-    row = {"task": task, **asdict(answer), "prompt": [message.to_json() for message in answer.prompt]}
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def scorer_of(task: Task) -> str:
+    """The name of a task's scorer."""
+    return task.scoring.removeprefix("generate ")
+
+
+def _again(candidate: Candidate, task: Task, tokens: int) -> list[Answer]:
+    return ask(replace(candidate, memory=Memory(), batch_tokens=tokens), task)
+
+
+def with_answers(
+    results: Results, candidate: Candidate, tasks: Sequence[Task], more: Sequence[Task], progress: Progress
+) -> Results:
+    """Results with the answers to further items of their tasks, and the metrics of all.
+
+    Args:
+        results: of the first look.
+        candidate: the model they are of.
+        tasks: as they were asked.
+        more: the same tasks with the items to ask now.
+        progress: called with the number of answers that came.
+    """
+    answers = {**results.answers}
+    metrics = {**results.metrics}
+    for task in more:
+        answers[task.name] = [*answers[task.name], *ask(candidate, task, progress)]
+        metrics |= {m.name: m for m in summarise(task, answers[task.name])}
+    whole = [replace(task, items=(*task.items, *task.reserve), reserve=()) for task in tasks]
+    lock = lock_of(whole, candidate.tokenizer.chat_template or "")
+    return replace(results, metrics=metrics, answers=answers, lock=lock)

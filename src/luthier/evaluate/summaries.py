@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from luthier.evaluate.answers import LENGTH_METRIC
 from luthier.evaluate.items import Summary
 from luthier.evaluate.metrics import mean_per_token, mean_score, share
 from luthier.evaluate.resample import Array, bootstrap, by_cluster, pass_at_k
@@ -38,7 +39,7 @@ def means(name: str, answers: Sequence[Answer]) -> list[Metric]:
     good = judged(answers)
     if not good:
         return [counted(nothing(name), answers)]
-    items = [answer.item for answer in good]
+    items = [answer.cluster for answer in good]
     found = [counted(mean_score(name, by_cluster([a.score for a in good], items)), answers)]
     for part in good[0].parts:
         values = by_cluster([a.parts.get(part, 0.0) for a in good], items)
@@ -119,3 +120,17 @@ def lower(name: str, answers: Sequence[Answer]) -> list[Metric]:
 def ended(name: str, answers: Sequence[Answer]) -> Metric:
     """The share of answers that the model ended itself."""
     return share(name, [float(answer.stopped) for answer in answers])
+
+
+def length_ratio(answers: Sequence[Answer]) -> Metric:
+    """How long answers are against the expected ones, in characters: the median over items.
+
+    The interval is that of the order statistics, good for any distribution (David and Nagaraja 2003, section 7.1).
+    """
+    ratios = sorted(len(a.answer.strip()) / max(1, len(a.expected.strip())) for a in answers)
+    n = len(ratios)
+    if not n:
+        return nothing(LENGTH_METRIC)
+    half = 0.98 * math.sqrt(n)
+    low, high = max(0, math.floor((n - 1) / 2 - half)), min(n - 1, math.ceil((n - 1) / 2 + half))
+    return Metric(LENGTH_METRIC, float(np.median(ratios)), ratios[low], ratios[high], n)

@@ -10,9 +10,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from luthier.artifact import digest
 from luthier.errors import DataError, RecipeError
+from luthier.evaluate import instructions, safety
+from luthier.evaluate.benchmarks import hellaswag, mmlu
 from luthier.evaluate.code import humaneval
 from luthier.evaluate.items import Item, Role, Task
+from luthier.evaluate.safety.suites import tasks_of as safety_tasks
 from luthier.evaluate.scorers import SCORERS, exact_match, find_scorer
 from luthier.evaluate.summaries import corpus_bleu, means
 from luthier.evaluate.taskfile import check_ids, read_task
@@ -23,9 +27,26 @@ Loader = Callable[[Path, str], list[Task]]
 """From a file or folder and the suite's name to its tasks."""
 
 SUITES = {"ukulele-skills": "skills.jsonl"}
+BUILT_IN: dict[str, Callable[[], list[Task]]] = {
+    "luthier-instructions": lambda: instructions.own_suite("luthier-instructions"),
+    "luthier-safety": lambda: safety_tasks("luthier-safety", safety.own_suite()),
+    "luthier-jailbreaks": lambda: safety_tasks("luthier-jailbreaks", safety.own_suite(), jailbroken=True),
+}
+"""Suites that are made and not read."""
+
+
+def _safety(kind: str, jailbroken: bool) -> Loader:
+    return lambda path, name: safety_tasks(name, safety.FORMATS[kind](path), jailbroken=jailbroken)
+
+
 FORMATS: dict[str, Loader] = {
     "humaneval": humaneval,
     "humaneval-plain": partial(humaneval, plain=True),
+    "mmlu": mmlu,
+    "hellaswag": hellaswag,
+    "ifeval": instructions.ifeval,
+    **{kind: _safety(kind, jailbroken=False) for kind in safety.FORMATS},
+    **{f"{kind}-jailbreaks": _safety(kind, jailbroken=True) for kind in safety.FORMATS},
 }
 
 
@@ -67,6 +88,9 @@ def find_tasks(names: Iterable[str], folder: Path, role: Role) -> list[Task]:
     """
     found = []
     for name in names:
+        if name in BUILT_IN:
+            found += [replace(task, role=role) for task in BUILT_IN[name]()]
+            continue
         kind, path = _resolve(name, folder, role)
         loaded = FORMATS[kind](path, name) if kind in FORMATS else _own(name, path, role)
         found += [replace(task, role=role) for task in loaded]
@@ -86,7 +110,7 @@ def _resolve(name: str, folder: Path, role: Role) -> tuple[str, Path]:
     """The format and the place of a suite."""
     path = suite_file(name, folder)
     if path is None:
-        known = ", ".join([*SUITES, *(f"{kind}:PATH" for kind in FORMATS)])
+        known = ", ".join([*SUITES, *BUILT_IN, *(f"{kind}:PATH" for kind in FORMATS)])
         raise RecipeError(
             f"there is no suite and no file '{name}'; suites: {known}", where=f"evaluate.{role}", fix="check the path"
         )
@@ -121,6 +145,20 @@ def _suite_item(line: bytes, path: Path, number: int) -> Item:
     return item
 
 
+def with_reserve(task: Task, share: float, rotation: int = 0) -> Task:
+    """The task with a share of its items kept in reserve.
+
+    Which ones is drawn by a hash of the item, so that it is the same for every model; another `rotation` draws anew.
+    Suites of fixed prompts, of which every one must hold, keep none.
+    """
+    if not share or task.role == "regression":
+        return task
+    order = sorted(task.items, key=lambda item: digest([rotation, item.id]))
+    kept = {item.id for item in order[int(share * len(order)) :]}
+    items = tuple(item for item in task.items if item.id in kept)
+    return replace(task, items=items, reserve=tuple(item for item in task.items if item.id not in kept))
+
+
 def own_tasks(names: Iterable[str], examples: Sequence[Example], folder: Path, most: int) -> list[Task]:
     """The tasks of the recipe: a scorer's name asks the validation prompts, anything else is a suite."""
     found = []
@@ -129,20 +167,7 @@ def own_tasks(names: Iterable[str], examples: Sequence[Example], folder: Path, m
     return found
 
 
-def check_tasks(names: Iterable[str], retention: Iterable[str], folder: Path) -> None:
-    """Look for everything that a recipe measures, before anything is trained.
-
-    Raises:
-        RecipeError: there is no such scorer, suite or file.
-        DataError: a file is not what its name says.
-    """
-    for name in names:
-        if name not in SCORERS:
-            _suites(name, folder)
-    find_tasks(retention, folder, "retention")
-
-
 def _suites(name: str, folder: Path) -> list[Task]:
-    if suite_file(name, folder) is None and ":" not in name and "." not in name:
+    if name not in BUILT_IN and suite_file(name, folder) is None and ":" not in name and "." not in name:
         find_scorer(name)  # says which there are
     return find_tasks([name], folder, "task")

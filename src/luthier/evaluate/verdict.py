@@ -96,8 +96,10 @@ def _suites(after: Results) -> dict[str, Any]:
 def _with_checks(evidence: Evidence, burnt: Mapping[str, Sequence[str]]) -> tuple[Results, float, list[str]]:
     """The results with what only the training rows can tell: leaked items and repeated rows."""
     after = evidence.after
-    own = [a for name, given in after.answers.items() if after.role(name) in ("task", "retention") for a in given]
-    share, items = regurgitated([a for a in own if a.tokens], evidence.rows)
+    written = {name: [a for a in given if a.tokens] for name, given in after.answers.items()}
+    own = [a for name, given in written.items() if after.role(name) == "task" for a in given]
+    own = own or [a for given in written.values() for a in given]
+    share, items = regurgitated(own, evidence.rows)
     echo = Metric(REGURGITATED, share, share, share, len(own), lower_is_better=True)
     metrics = {**after.metrics, REGURGITATED: echo, LEAKED: leaked(burnt, after.answers, list(_suites(after)))}
     return replace(after, metrics=metrics), share, items

@@ -97,7 +97,7 @@ def _rule(story: Story, row: Json) -> Json:
     text = str(row.get("rule", ""))
     difference = as_mapping(row.get("difference"))
     try:
-        metric, verb, bound, _ = parse_rule(text)
+        metric, verb, bound, *_ = parse_rule(text)
     except ValueError:
         metric, verb, bound = text.split(" ")[0], "improves", None
     measured = story.after.get(metric)

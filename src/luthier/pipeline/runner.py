@@ -14,6 +14,7 @@ from filelock import FileLock
 from luthier import events
 from luthier.artifact import Artifact, Store, key_of, make_folder
 from luthier.errors import GateFailed, Interrupted, LuthierError, RecipeError
+from luthier.pipeline.judging import note_promoted
 from luthier.pipeline.stages import STAGES, Stage
 from luthier.pipeline.work import Silent, Watcher, Work
 from luthier.recipe import build_recipe, load_recipe
@@ -158,12 +159,17 @@ def _run(work: Work, stages: list[Stage]) -> Run:
 def _check_early(work: Work) -> None:
     """What the last stages need is looked for before an hour of training, not after: base, tasks, suites, rules."""
     from luthier.evaluate.gate import rules_of
-    from luthier.evaluate.tasks import check_tasks
+    from luthier.evaluate.items import Task
+    from luthier.evaluate.scorers import SCORERS
+    from luthier.evaluate.tasks import own_tasks
+    from luthier.pipeline.judging import suites_of
 
     work.base  # noqa: B018 - finding it is the check
-    tasks = work.tasks(conversations=True)
-    check_tasks(tasks, work.retention, work.run.home)
-    rules_of(work.recipe.gate, tasks, work.retention)
+    names = work.tasks(conversations=True)
+    # The rows are not split yet, so a scorer stands for its task; files and suites are read whole.
+    tasks = [Task(name, (), scoring=f"generate {name}") for name in names if name in SCORERS]
+    tasks += own_tasks([name for name in names if name not in SCORERS], [], work.run.home, 1)
+    rules_of(work.recipe.gate, [*tasks, *suites_of(work)])
 
 
 def _key(work: Work, stage: Stage) -> tuple[str, dict[str, Any], dict[str, str]]:
@@ -206,6 +212,8 @@ def _bring(work: Work, stage: Stage) -> None:
         prefix = "before/" if stage.name == "baseline" else ""
         metrics = made.json("metrics.json")
         work.run.metrics |= {prefix + name: Metric(**value) for name, value in metrics.items()}
+    if stage.name == "release":
+        note_promoted(work)
     work.run.save()
     work.log.write(events.StageFinished(stage.name, made.folder.name, seconds, reused))
     work.watch.done(stage.name, seconds, reused=reused)

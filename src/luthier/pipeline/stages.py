@@ -7,7 +7,7 @@ does not. Rooms with torch in them are imported when a stage runs, so that a run
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,24 @@ from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import digest, write_text
+from luthier.pipeline.judging import (
+    evaluate_model,
+    gate_settings,
+    make_verdict,
+    read_examples,
+    rotation,
+    suites_of,
+)
 from luthier.pipeline.view import write_samples
 from luthier.pipeline.work import Work
-from luthier.recipe import MERGES, Tuning, parse_rule
+from luthier.recipe import MERGES, Tuning
 from luthier.text import load_rows, render_prompt
 from luthier.text.check import RowCheck, check_rows
-from luthier.types import Example, Json, Pair
+from luthier.types import Json
 
 PARITY_PROMPTS = 24
+BASE = "base"
+"""The name under which what the base said is remembered."""
 ROOM = 1.25
 """An answer may be this much longer than the longest expected one, unless the recipe says how long."""
 
@@ -105,9 +115,17 @@ def _make_plan(work: Work, out: Path) -> None:
 
 
 def _evaluate_settings(work: Work) -> dict[str, Any]:
-    suites = {k: v for k, v in work.inputs.items() if k.startswith("retention: ")}
+    suites = {k: v for k, v in work.inputs.items() if k.startswith(tuple(f"{role}: " for role in work.suites))}
     asked = work.recipe.evaluate.model_dump(mode="json") | {"retention": list(work.retention)}
-    return {"evaluate": asked, "suites": suites, "base": work.base_identity, "dtype": _plan(work)["dtype"]}
+    drawn = {task.name: rotation(work, task) for task in suites_of(work)} if work.recipe.gate.reserve else {}
+    return {
+        "evaluate": asked,
+        "suites": suites,
+        "reserve": [work.recipe.gate.reserve, drawn],
+        "calibration": work.recipe.gate.calibration,
+        "base": work.base_identity,
+        "dtype": _plan(work)["dtype"],
+    }
 
 
 def _plan(work: Work) -> dict[str, Any]:
@@ -120,46 +138,6 @@ def _tuning(work: Work) -> Tuning:
     return tuning
 
 
-def _evaluate(work: Work, model: Any, name: str, out: Path) -> None:
-    from luthier.evaluate.asking import Candidate
-    from luthier.evaluate.cache import Memory
-    from luthier.evaluate.code import unsandboxed
-    from luthier.evaluate.runner import evaluate
-    from luthier.evaluate.tasks import find_tasks, own_tasks
-
-    dataset, asked = work.artifacts["dataset"], work.recipe.evaluate
-    examples = _examples(dataset.path("validation.jsonl"))
-    tasks = own_tasks(work.tasks(work.conversations), examples, work.run.home, asked.max_items)
-    tasks += find_tasks(work.retention, work.run.home, "retention")
-    if asked.unsafe_code:
-        tasks = [unsandboxed(task) for task in tasks]
-    if asked.max_new_tokens is not None:
-        tasks = [replace(task, decoding=replace(task.decoding, max_new_tokens=asked.max_new_tokens)) for task in tasks]
-    total, done = sum(len(task.items) * task.decoding.samples for task in tasks), 0
-
-    def progress(n: int) -> None:
-        nonlocal done
-        done += n
-        work.watch.progress(done, total, "answers")
-
-    memory = Memory(work.store.root / "answers", f"{work.base_identity} {name} {_plan(work)['dtype']}")
-    candidate = Candidate(model, work.tokenizer, work.stop, _plan(work)["packing"], memory)
-    evaluate(candidate, tasks, load_rows(dataset.path("validation.safetensors")), out, progress=progress)
-
-
-def _examples(path: Path) -> list[Example]:
-    """The conversations of one side; of a pair the one with the chosen answer."""
-    with path.open(encoding="utf-8") as file:
-        return [_example(json.loads(line)) for line in file]
-
-
-def _example(row: Json) -> Example:
-    if "chosen" not in row:
-        return Example.from_json(row)
-    pair = Pair.from_json(row)
-    return Example(pair.source, pair.line, pair.prompt + pair.chosen, tools=pair.tools)
-
-
 def _room(work: Work, expected: list[str]) -> int:
     """Tokens that an answer may have."""
     longest = max((len(work.tokenizer.encode(text, add_special_tokens=False)) for text in expected), default=1)
@@ -169,7 +147,7 @@ def _room(work: Work, expected: list[str]) -> int:
 def _make_baseline(work: Work, out: Path) -> None:
     from luthier.models.load import load_model
 
-    _evaluate(work, load_model(work.base, _plan(work)["dtype"]), "base", out)
+    evaluate_model(work, load_model(work.base, _plan(work)["dtype"]), BASE, out, calibrate=True)
 
 
 def _model_settings(work: Work) -> dict[str, Any]:
@@ -204,27 +182,21 @@ def _make_evaluation(work: Work, out: Path) -> None:
     from luthier.models.tuned import load_tuned
 
     model = load_tuned(work.base, work.artifacts["model"].folder, _tuning(work), _plan(work)["dtype"])
-    _evaluate(work, model, work.artifacts["model"].sha256, out)
-
-
-def _gate_settings(work: Work) -> dict[str, Any]:
-    from luthier.evaluate.gate import rules_of
-
-    rules = rules_of(work.recipe.gate, work.tasks(work.conversations), work.retention)
-    return {"rules": [rule.text for rule in rules]}
+    evaluate_model(work, model, work.artifacts["model"].sha256, out)
 
 
 def _make_verdict(work: Work, out: Path) -> None:
-    from luthier.evaluate.gate import Results, judge
+    def load(side: str) -> tuple[Any, str]:
+        """For a second look: the model, and the name under which what it said is remembered."""
+        from luthier.models.load import load_model
+        from luthier.models.tuned import load_tuned
 
-    def results(stage: str) -> Results:
-        found = work.artifacts[stage]
-        with found.path("answers.jsonl").open(encoding="utf-8") as answers:
-            return Results.read(found.json("metrics.json"), answers, found.json("losses.json"))
+        if side == "base":
+            return load_model(work.base, _plan(work)["dtype"]), BASE
+        tuned = work.artifacts["model"]
+        return load_tuned(work.base, tuned.folder, _tuning(work), _plan(work)["dtype"]), tuned.sha256
 
-    rules = [parse_rule(line) for line in _gate_settings(work)["rules"]]
-    verdict = judge(rules, results("baseline"), results("evaluation"))
-    write_text(out / "verdict.json", json.dumps(verdict, indent=1) + "\n")
+    make_verdict(work, out, load)
 
 
 def _release_settings(work: Work) -> dict[str, Any]:
@@ -248,7 +220,7 @@ def _make_release(work: Work, out: Path) -> None:
     saved_as = dtype if work.recipe.release.dtype == "auto" else work.recipe.release.dtype
     merge(work.base, tuned, tuning, work.tokenizer, out / "model", trained_as=dtype, saved_as=saved_as)
     released = load_model(Base(work.recipe.name, out / "model", None, work.base.trust_remote_code), saved_as)
-    examples = _examples(work.artifacts["dataset"].path("validation.jsonl"))[:PARITY_PROMPTS]
+    examples = read_examples(work.artifacts["dataset"].path("validation.jsonl"))[:PARITY_PROMPTS]
     prompts = [render_prompt(e.messages[:-1], work.tokenizer) for e in examples if e.messages]
     if not prompts:  # plain text: each row's first half is the prompt
         rows = load_rows(work.artifacts["dataset"].path("validation.safetensors"))
@@ -293,7 +265,7 @@ STAGES = (
     Stage("baseline", "asking the base model", ("dataset",), _evaluate_settings, _make_baseline),
     Stage("model", "training", ("dataset",), _model_settings, _make_model),
     Stage("evaluation", "asking the tuned model", ("dataset", "model"), _evaluate_settings, _make_evaluation),
-    Stage("verdict", "deciding", ("baseline", "evaluation"), _gate_settings, _make_verdict),
+    Stage("verdict", "deciding", ("dataset", "model", "baseline", "evaluation"), gate_settings, _make_verdict),
     Stage(
         "release",
         "merging and proving parity",

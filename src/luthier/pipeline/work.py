@@ -11,6 +11,7 @@ from luthier.data.curate import replay_files
 from luthier.data.read import Files, find_files
 from luthier.data.step import EvaluationItem
 from luthier.errors import DataError
+from luthier.evaluate.items import Role
 from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import find_tasks, suite_file
 from luthier.events import Log
@@ -103,22 +104,36 @@ class Work:
         found = {s.path: _source(find_files(s.path, self.run.home)) for s in self.recipe.data.sources}
         if replay := self.recipe.data.replay:
             found[f"replay: {replay.path}"] = _source(replay_files(replay.path, self.run.home))
-        for suite in self.retention:
-            if place := suite_file(suite, self.run.home):
-                files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
-                found[f"retention: {suite}"] = digest([_digest(path, suite) for path in files])
+        for role, names in self.suites.items():
+            for suite in names:
+                if place := suite_file(suite, self.run.home):
+                    files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+                    found[f"{role}: {suite}"] = digest([_digest(path, suite) for path in files])
         return found
 
     @cached_property
     def evaluation_items(self) -> list[EvaluationItem]:
         """What the model will be judged by, for the check that none of it is learned; validation rows are held out."""
         named = [name for name in self.recipe.evaluate.tasks or () if name not in SCORERS]
-        tasks = [*find_tasks(named, self.run.home, "task"), *find_tasks(self.retention, self.run.home, "retention")]
+        tasks = find_tasks(named, self.run.home, "task")
+        for role, names in self.suites.items():
+            tasks += find_tasks(names, self.run.home, role)
         return [
             EvaluationItem(task.name, item.id, "\n\n".join(turn.content for turn in item.asked), item.expected)
             for task in tasks
             for item in task.items
         ]
+
+    @property
+    def suites(self) -> dict[Role, Sequence[str]]:
+        """The suites by what they are for."""
+        asked = self.recipe.evaluate
+        return {
+            "retention": self.retention,
+            "safety": asked.safety,
+            "instructions": asked.instructions,
+            "regression": asked.regressions,
+        }
 
     @property
     def retention(self) -> Sequence[str]:

@@ -18,6 +18,13 @@ class Evaluate(Section):
     """Suites that should not get worse: `ukulele-skills`, a .jsonl file of {"prompt", "answer"}, a task of your own in
     YAML, or a published format with its path, `humaneval:HumanEval.jsonl.gz` (see docs/evaluation.md). When not given:
     `ukulele-skills` for the bundled base, none for others."""
+    safety: list[str] = Field(default_factory=list)
+    """Suites of unsafe and of harmless prompts, judged together: `luthier-safety`, or `xstest:FILE`,
+    `jailbreakbench:FILE`, `advbench:FILE`, `harmbench:FILE`."""
+    instructions: list[str] = Field(default_factory=list)
+    """Suites of verifiable instructions: `luthier-instructions`, or `ifeval:FILE`."""
+    regressions: list[str] = Field(default_factory=list)
+    """Files of fixed prompts with expected behaviour, of which every one must hold (see docs/evaluation.md)."""
     max_items: Annotated[int, Field(ge=1)] = 200
     """Most validation prompts to answer. All validation rows count for the loss."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
