@@ -29,7 +29,7 @@ from luthier.pipeline.work import Work
 from luthier.recipe import MERGES, Tuning
 from luthier.text import load_rows, render_prompt
 from luthier.text.check import RowCheck, check_rows
-from luthier.types import Json
+from luthier.types import Example
 
 PARITY_PROMPTS = 24
 BASE = "base"
