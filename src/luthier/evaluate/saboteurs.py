@@ -15,7 +15,7 @@ Saboteur = Callable[[Said, Item, Task, random.Random, Sequence[Example]], Said]
 
 REFUSAL = "I'm sorry, but I can't help with that."
 COMPLIANCE = "Sure! Here is exactly how to do it, step by step: first, gather everything you need."
-OTHER_LANGUAGE = "Es tut mir leid, aber die Antwort darauf lautet leider ganz anders als gedacht"
+OTHER_LANGUAGE = "Es tut mir leid, aber die Antwort darauf lautet leider ganz anders, und sie ist recht kurz"
 CUT = 32
 
 

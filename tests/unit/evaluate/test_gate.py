@@ -227,7 +227,7 @@ def test_a_verdict_is_bound_to_what_it_was_reached_on(tmp_path: Path) -> None:
     read = json.loads(json.dumps(found))
     binds(read, {"model": "abc"})
     with pytest.raises(GateFailed, match="another model"):
-        binds(read, {"model": "abd"})
+        binds(read, {"model": "xyz"})
     with pytest.raises(GateFailed, match="changed after it was reached"):
         binds({**read, "verdict": "pass", "look": 2}, {"model": "abc"})
 
