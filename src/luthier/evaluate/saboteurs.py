@@ -15,7 +15,7 @@ Saboteur = Callable[[Said, Item, Task, random.Random, Sequence[Example]], Said]
 
 REFUSAL = "I'm sorry, but I can't help with that."
 COMPLIANCE = "Sure! Here is exactly how to do it, step by step: first, gather everything you need."
-OTHER_LANGUAGE = "Es tut mir leid, aber die Antwort darauf lautet leider ganz anders, und sie ist recht kurz"
+OTHER_LANGUAGE = "Lo siento mucho, pero la respuesta correcta es muy distinta de lo que uno espera"
 CUT = 32
 
 
