@@ -6,6 +6,7 @@
     |   `-- TemplateError    a conversation that the chat template cannot train exactly
     |-- CheckFailed      4  a check on the model failed
     |   |-- TrainingStopped  non-finite loss, zero gradient, weights that do not move
+    |   |-- ReviewNeeded     the recipe asks for a review of the rows, and it is not passed
     |   |-- GateFailed       the gate's verdict is not "pass"
     |   `-- ParityFailed     the merged model is not the trained one
     |-- Missing          5  a package, a device or disk space is missing
@@ -67,6 +68,10 @@ class CheckFailed(LuthierError):  # noqa: N818 - a state, not a mistake
 
 class TrainingStopped(CheckFailed):
     """Training cannot go on: the loss or the gradient is not finite, or nothing moves."""
+
+
+class ReviewNeeded(CheckFailed):
+    """The recipe asks that a person looks at rows before training, and too few are seen or too many have defects."""
 
 
 class GateFailed(CheckFailed):

@@ -44,8 +44,8 @@ def inspect(
         return
     out = console(out=True)
     for view in views:
-        out.print(_heading(view))
-        for part in _parts(view, tokenizer, ids=ids):
+        out.print(heading(view))
+        for part in parts(view, tokenizer, ids=ids):
             out.print(part)
     from rich.text import Text
 
@@ -53,7 +53,8 @@ def inspect(
         out.print(Text("trained", TRAINED) + Text("  not trained", UNTRAINED))
 
 
-def _heading(view: "RowView") -> "Text":
+def heading(view: "RowView") -> "Text":
+    """A line that says which row it is and what became of it."""
     from rich.text import Text
 
     heading = Text("\n") + Text(view.where, "bold")
@@ -64,7 +65,8 @@ def _heading(view: "RowView") -> "Text":
     return heading + Text(f"  {view.side}, {view.tokens:,} tokens{rows}, {view.trained:,} trained ({share:.0%})")
 
 
-def _parts(view: "RowView", tokenizer: Any, *, ids: bool) -> "list[Text]":
+def parts(view: "RowView", tokenizer: Any, *, ids: bool) -> "list[Text]":
+    """The row as it was read, as a conversation and as tokens."""
     from rich.text import Text
 
     parts = [Text("as read", "cyan"), Text(view.raw)]

@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from luthier.cli import chat, curate, doctor, evaluate, gate, init, inspect, plan, release, run, runs, show, train
+from luthier.cli import (
+    chat,
+    curate,
+    doctor,
+    evaluate,
+    gate,
+    init,
+    inspect,
+    plan,
+    release,
+    review,
+    run,
+    runs,
+    show,
+    train,
+)
 
 if TYPE_CHECKING:
     from luthier.errors import LuthierError
@@ -29,6 +44,7 @@ app = typer.Typer(
 for verb in (init.init, run.run, curate.curate, inspect.inspect, plan.plan, train.train, evaluate.evaluate, gate.gate):
     app.command()(verb)
 app.command()(release.release)
+app.command()(review.review)
 app.command()(chat.chat)
 app.command()(show.show)
 app.command()(runs.runs)

@@ -6,11 +6,13 @@ set steps -> division. Rows lie on disk from the first to the last, so memory do
 
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from luthier.artifact import write_text
+from luthier.data.apply import apply_verdicts
 from luthier.data.card import card
 from luthier.data.divide import divide
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
@@ -23,6 +25,7 @@ from luthier.data.shard import Feed, take_in
 from luthier.data.split import SIDES
 from luthier.data.step import EvaluationItem, Surroundings
 from luthier.data.table import KEPT, LiveRows, Table
+from luthier.data.verdicts import Verdict
 from luthier.data.write import draw, write_side
 from luthier.errors import DataError, RecipeError
 from luthier.recipe import Recipe
@@ -44,6 +47,7 @@ def curate(
     *,
     memory: Path | None = None,
     evaluation: Sequence[EvaluationItem] = (),
+    verdicts: Mapping[str, Verdict] = MappingProxyType({}),
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Read, check, compare, render and divide the recipe's rows.
@@ -56,6 +60,7 @@ def curate(
         out: an existing folder, in which `ledger.jsonl`, the rows of all sides and `facts.json` are written.
         memory: a folder in which work on rows is remembered from one time to the next.
         evaluation: the items that the model will be judged by.
+        verdicts: what people said of rows, by the hash of their content: rejected rows go, edited ones are replaced.
         progress: told of rows done, rows in all (0 while that is not known) and what is being done.
 
     Returns:
@@ -74,6 +79,7 @@ def curate(
     with open_memory(memory, workshop.fingerprint()) as held, Table(held, out) as table:
         strict = recipe.data.too_long == "error"
         reports = _work_through(table, feeds, workshop, limit, strict=strict, progress=progress)
+        apply_verdicts(table, workshop, verdicts)
         try:
             _draw(table, [source.weight for source in recipe.data.sources])
             check_rejected(table, recipe.data.max_rejected)
@@ -147,7 +153,7 @@ def _draw(table: Table, weights: Sequence[float]) -> None:
 def _order(workshop: Workshop) -> list[str]:
     """The rules in the order in which rows meet them."""
     rows, sets = ([step.name for step in steps] for steps in (workshop.rows, workshop.sets))
-    return ["read", "shape", *rows, "render", "length", *sets, "weight"]
+    return ["read", "shape", *rows, "render", "length", *sets, "review", "weight"]
 
 
 def _facts(

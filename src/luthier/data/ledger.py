@@ -13,7 +13,7 @@ from luthier.types import Json
 
 DUPLICATES = ("duplicate", "near_duplicate")
 """Fates that are no fault of the data."""
-NOT_COUNTED = ("unwanted", "not_drawn", "held_out", *DUPLICATES)
+NOT_COUNTED = ("unwanted", "not_drawn", "held_out", "rejected_in_review", *DUPLICATES)
 """Fates that are no reason to stop: the row was sound, and left out on purpose."""
 
 
@@ -35,6 +35,8 @@ class Entry:
     trained: int | None
     risk: float
     note: str
+    content: str = ""
+    """The hash of what the row holds after curation, to which verdicts are bound."""
 
     @property
     def where(self) -> str:
@@ -45,10 +47,12 @@ class Entry:
 def entries(table: Table) -> Iterator[Json]:
     """The lines of the ledger, in order."""
     query = (
-        "SELECT file, line, hash, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note "
+        "SELECT file, line, hash, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note, mark "
         "FROM rows ORDER BY n"
     )
-    for file, line, mark, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note in table.sql(query):
+    for file, line, mark, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note, held in table.sql(
+        query
+    ):
         yield {
             "source": table.name_of(file),
             "line": line,
@@ -64,6 +68,7 @@ def entries(table: Table) -> Iterator[Json]:
             "trained": trained,
             "risk": risk,
             "note": note,
+            "content": held.hex(),
         }
 
 

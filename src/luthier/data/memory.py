@@ -39,6 +39,7 @@ class Remembered(NamedTuple):
     risk: float
     note: str
     rating: float | None
+    mark: bytes
     place: int
     tie: int | None
     moment: float | str | None
@@ -93,7 +94,7 @@ class Memory:
                 lengths = json.dumps([len(signature) for signature in one.signatures])
                 fate = one.fate
                 small = (one.shape, fate.name, one.rule, fate.reason, fate.score, one.risk, one.note, one.rating)
-                counted = (one.place, one.tie, one.moment, one.tokens, one.trained, one.longest)
+                counted = (one.mark, one.place, one.tie, one.moment, one.tokens, one.trained, one.longest)
                 found[key] = Remembered(*small, *counted, self._end, len(one.content), len(one.pieces), lengths)
                 self._end += len(body)
             self._bodies.flush()

@@ -35,7 +35,7 @@ class Outcome:
 
     Attributes:
         fate: `kept` so far, or what ended its way; `rule` is the part that said so.
-        content: the example or pair as JSON, without its place; empty when it was not kept.
+        content: the example or pair as JSON, without its place; empty when it was not kept. `mark` is its hash.
         place: where the row's group falls when rows are divided, and the group's identity: 63 bits.
         tie: the same for what the rows' own field says, by which rows are kept together.
         moment: what the split by time compares.
@@ -49,6 +49,7 @@ class Outcome:
     risk: float = 0.0
     note: str = ""
     content: bytes = b""
+    mark: bytes = b""
     place: int = 0
     tie: int | None = None
     moment: float | str | None = None
@@ -116,18 +117,28 @@ class Workshop:
                 outcomes.append(Outcome(shape, found, rule="read" if raw.problem else "shape"))
                 continue
             placed = (self._place(raw, found), self._tie(raw), self._moment(raw))
-            outcome = Outcome(shape, KEPT, "", 0.0, "", b"", *placed)
+            outcome = Outcome(shape, KEPT, "", 0.0, "", b"", b"", *placed)
             outcomes.append(outcome)
             going.append((outcome, Row(found)))
         for step in self.rows:
             going = _step(step, going)
+        self._finish(going)
+        return outcomes
+
+    def revise(self, content: Content) -> Outcome:
+        """The outcome of content that a person has written: steps have no say, but it has to be rendered."""
+        outcome = Outcome(None, KEPT)
+        self._finish([(outcome, Row(content))])
+        return outcome
+
+    def _finish(self, going: list[tuple[Outcome, Row]]) -> None:
         if self.tokenizer is not None:
             going = self._render(going)
         for outcome, row in going:
             outcome.content = pack_content(row.content)
+            outcome.mark = hashlib.blake2b(outcome.content, digest_size=16).digest()
             outcome.rating = row.content.margin if isinstance(row.content, Pair) else row.content.rating
             outcome.signatures = tuple(step.signature(row) for step in self.sets)
-        return outcomes
 
     def _place(self, raw: RawRow, content: Content) -> int:
         """Passages of a document are on the document's place, other rows on the place of what is asked."""

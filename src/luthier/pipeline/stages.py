@@ -16,6 +16,8 @@ from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import digest, write_text
+from luthier.data.verdicts import verdicts_digest
+from luthier.pipeline import review
 from luthier.pipeline.judging import (
     evaluate_model,
     gate_settings,
@@ -52,10 +54,13 @@ class Stage:
 
 def _dataset_settings(work: Work) -> dict[str, Any]:
     data = work.recipe.data.model_dump(mode="json")
-    data.pop("max_rejected")
+    for name in ("max_rejected", "review"):  # they change what is done with a dataset, not the dataset
+        data.pop(name)
     judged_by = digest([asdict(item) for item in work.evaluation_items])
     learns = work.recipe.objective.rows
     more = {"inputs": work.inputs, "base": work.base_identity, "evaluation": judged_by, "rows": learns}
+    if any(verdict.defective for verdict in work.verdicts.values()):
+        more["verdicts"] = verdicts_digest(work.verdicts)
     return {"data": data, "seed": work.recipe.seed, **more}
 
 
@@ -70,6 +75,7 @@ def _make_dataset(work: Work, out: Path) -> None:
         out,
         memory=work.store.root / "rows",
         evaluation=work.evaluation_items,
+        verdicts=work.verdicts,
         progress=work.watch.progress,
     )
     if work.recipe.objective.rows == "examples":
@@ -145,6 +151,7 @@ def _room(work: Work, expected: list[str]) -> int:
 
 
 def _make_baseline(work: Work, out: Path) -> None:
+    _need_review(work)  # before the base model is asked for minutes
     from luthier.models.load import load_model
 
     evaluate_model(work, load_model(work.base, _plan(work)["dtype"]), BASE, out, calibrate=True)
@@ -163,7 +170,14 @@ def _model_settings(work: Work) -> dict[str, Any]:
     }
 
 
+def _need_review(work: Work) -> None:
+    """Stop where the recipe asks for a review that is not passed."""
+    if work.recipe.data.review is not None:
+        review.require(work.artifacts["dataset"].folder, work.store.root, work.recipe.data.review)
+
+
 def _make_model(work: Work, out: Path) -> None:
+    _need_review(work)
     from luthier.train.fit import Job, fit
 
     def on_step(step: events.Step, total: int) -> None:

@@ -10,12 +10,14 @@ from luthier.artifact import Artifact, Store, digest, file_digest
 from luthier.data.curate import replay_files
 from luthier.data.read import Files, find_files
 from luthier.data.step import EvaluationItem
+from luthier.data.verdicts import Verdict, read_verdicts
 from luthier.errors import DataError
 from luthier.evaluate.items import Role
 from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import find_tasks, suite_file
 from luthier.events import Log
 from luthier.models.base import UKULELE, Base, find_base
+from luthier.pipeline.review import verdicts_file
 from luthier.plan import Hardware, find_hardware
 from luthier.recipe import Recipe
 from luthier.runs import Run
@@ -123,6 +125,11 @@ class Work:
             for task in tasks
             for item in task.items
         ]
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """What people said of rows, by the hash of their content."""
+        return read_verdicts(verdicts_file(self.store.root))
 
     @property
     def suites(self) -> dict[Role, Sequence[str]]:

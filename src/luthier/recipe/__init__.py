@@ -9,6 +9,7 @@ from luthier.recipe.model import Dtype, Model, PlainTemplate
 from luthier.recipe.objective import Dpo, Kto, Objective, Orpo, Reward, RowKind, Sft, Text
 from luthier.recipe.recipe import Recipe
 from luthier.recipe.release import Release
+from luthier.recipe.review import Review
 from luthier.recipe.training import Training
 from luthier.recipe.tuning import (
     MERGES,
@@ -51,6 +52,7 @@ __all__ = [
     "Recipe",
     "Release",
     "Replay",
+    "Review",
     "Reward",
     "RowKind",
     "Rule",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.recipe.curate import Curate
+from luthier.recipe.review import Review
 from luthier.recipe.section import Section
 
 Shape = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
@@ -98,5 +99,7 @@ class Data(Section):
     `weight` (0 or 1) in the data comes first."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Stop when more than this share of the rows is unusable. Duplicates do not count."""
+    review: Review | None = None
+    """A person looks at rows before anything is trained; nobody has to when not given."""
     replay: Replay | None = None
     """General rows mixed into training."""

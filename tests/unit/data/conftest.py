@@ -45,10 +45,11 @@ class Bench:
     def curate(self, *rows: Any, context: int = 1000, paths: tuple[str, ...] = ("rows.jsonl",), **data: Any) -> Any:
         if rows:
             self.write(*rows)
+        verdicts = data.pop("verdicts", {})
         sources = data.pop("sources", [{"path": path} for path in paths])
         more = {"seed": data.pop("seed")} if "seed" in data else {}
         recipe = build_recipe({"name": "t", **more, "data": {"sources": sources, "max_rejected": 1.0, **data}})
-        return curate(recipe, self.folder, self.tokenizer, context, self.out)
+        return curate(recipe, self.folder, self.tokenizer, context, self.out, verdicts=verdicts)
 
     def lines(self, name: str) -> list[Any]:
         return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").split("\n")[:-1]]
