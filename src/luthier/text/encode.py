@@ -44,8 +44,8 @@ class Encoder:
         self._atoms = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
         self._short: dict[tuple[str, str], list[int]] = {}
         self._pattern = any_of(frozenset(self._atoms))
-        self._anchors: dict[str, int] = {}
-        self._wanted: set[int] = set()
+        # A normaliser may make a control token of other letters; else each stands in the text as it is written.
+        self._normalised = any(token.normalized for token in tokenizer.added_tokens_decoder.values())
 
     def rows(self, texts: Sequence[Text]) -> list[TrainingRow | TemplateError]:
         """A row for each text, or why it cannot be trained exactly; all in one call of the tokenizer."""
@@ -68,13 +68,8 @@ class Encoder:
         """The mask by counting control tokens; None where a turn does not stand between such."""
         whole = text.whole
         found = list(self._pattern.finditer(whole))
-        for match in found:  # learned from the texts themselves: a vocabulary may hold thousands of them
-            if match.group() not in self._anchors:
-                self._anchors[match.group()] = self._atoms[match.group()]
-                self._wanted.add(self._atoms[match.group()])
-        wanted = self._wanted
-        places = [i for i, token in enumerate(ids) if token in wanted]
-        if len(places) != len(found):
+        places = self._places([self._atoms[match.group()] for match in found], ids)
+        if places is None:
             return None
         trained = [False] * len(ids)
         k = 0
@@ -93,6 +88,20 @@ class Encoder:
             trained[first : places[last] + 1] = [True] * (places[last] + 1 - first)
         trained[:1] = [False]  # nothing stands before the first token that could predict it
         return TrainingRow(ids, trained)
+
+    def _places(self, anchors: Sequence[int], ids: list[int]) -> list[int] | None:
+        """Where each of the control tokens of a text stands among its ids; None when they are not all of them."""
+        if self._normalised and any(ids.count(anchor) != anchors.count(anchor) for anchor in set(anchors)):
+            return None
+        places: list[int] = []
+        at = 0
+        try:
+            for anchor in anchors:
+                at = ids.index(anchor, at) + 1
+                places.append(at - 1)
+        except ValueError:
+            return None
+        return places
 
     def _after(self, anchor: str, text: str) -> list[int]:
         """The ids of a short text that follows a control token."""

@@ -14,7 +14,7 @@ from luthier.text.encode import Encoder, TrainingRow
 from luthier.text.layout import Text, Train, lay_out, prompt_text
 from luthier.text.reasoning import without_reasoning
 from luthier.text.recognise import read_back
-from luthier.text.template import mark_typed, template_of
+from luthier.text.template import Template, mark_typed, template_of
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example, Json, Message
 
@@ -75,10 +75,11 @@ def render_batch(
             where="model.base",
             fix="give model.chat_template.prompt and .completion in the recipe, or choose a chat model",
         )
+    usual = template_of(tokenizer) if tokenizer.chat_template else None
     texts: list[list[Text] | TemplateError] = []
     for example in examples:
         try:
-            texts.append(_texts(example, tokenizer, train))
+            texts.append(_texts(example, tokenizer, usual, train))
         except TemplateError as error:
             texts.append(error)
     rows = iter(encoder_of(tokenizer).rows([text for found in texts if isinstance(found, list) for text in found]))
@@ -135,15 +136,16 @@ def _joined(rows: Sequence[TrainingRow | TemplateError]) -> list[TrainingRow] | 
     return problem or [row for row in rows if isinstance(row, TrainingRow)]
 
 
-def _texts(example: Example, tokenizer: Tokenizer, train: Train) -> list[Text]:
-    tools = example.tools or None
-    template = template_of(tokenizer, tools) if tokenizer.chat_template else None
+def _texts(example: Example, tokenizer: Tokenizer, usual: Template | None, train: Train) -> list[Text]:
+    """The texts of one example; `usual` is the template of conversations without tools."""
     if example.text is not None:
-        messages = read_back(example.text, template)
-        if messages is None or template is None:
+        messages = read_back(example.text, usual)
+        if messages is None or usual is None:
             return [_plain(example.text, tokenizer)]
-        return lay_out(messages, template, train=train)
-    return lay_out(example.messages, template_of(tokenizer, tools), tools=tools, train=train)
+        return lay_out(messages, usual, train=train)
+    tools = example.tools or None
+    template = usual if usual and not tools else template_of(tokenizer, tools)
+    return lay_out(example.messages, template, tools=tools, train=train)
 
 
 def _plain(text: str, tokenizer: Tokenizer) -> Text:
