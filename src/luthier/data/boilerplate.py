@@ -7,18 +7,28 @@ from luthier.data.step import PASS, Finding, Row, RowStep
 from luthier.recipe.curate import Boilerplate as Settings
 
 PHRASES = (
-    r"as an? (?:\w+ )?(?:ai|artificial intelligence)(?: language)? (?:model|assistant)",
-    r"as a (?:large )?language model",
-    r"i(?: a|')m (?:just |only )?an? (?:ai|artificial intelligence|large language model|language model)\b",
-    r"(?:trained|developed|created|made) by (?:openai|anthropic|google deepmind|mistral ai)",
-    r"my (?:knowledge cut-?off|training data)",
-    r"as of my (?:last|latest) (?:knowledge )?update",
-    r"regenerate response",
-    r"\bcopy code\n",
-    r"is there anything else (?:i can|you(?:'d| would) like)",
-    r"i hope this (?:email|message) finds you well",
+    (
+        ("language model", " intelligence", " ai "),
+        r"as an? (?:\w+ )?(?:ai|artificial intelligence)(?: language)? (?:model|assistant)",
+    ),
+    (("language model",), r"as a (?:large )?language model"),
+    (
+        ("language model", " intelligence", " ai"),
+        r"i(?: a|')m (?:just |only )?an? (?:ai|artificial intelligence|large language model|language model)\b",
+    ),
+    (
+        ("openai", "anthropic", "deepmind", "mistral ai"),
+        r"(?:trained|developed|created|made) by (?:openai|anthropic|google deepmind|mistral ai)",
+    ),
+    (("my knowledge cut", "my training data"), r"my (?:knowledge cut-?off|training data)"),
+    (("as of my l",), r"as of my (?:last|latest) (?:knowledge )?update"),
+    (("regenerate response",), r"regenerate response"),
+    (("copy code\n",), r"\bcopy code\n"),
+    (("is there anything else",), r"is there anything else (?:i can|you(?:'d| would) like)"),
+    (("finds you well",), r"i hope this (?:email|message) finds you well"),
 )
-"""What assistants say of themselves, and what is copied along with their answers."""
+"""What assistants say of themselves, and what is copied along with their answers: letters of which some must be there,
+and the pattern, both in lower case."""
 REFUSALS = (
     r"i(?:'m| am) (?:really |very |so |truly )?(?:sorry|afraid),? (?:but )?(?:i |that )",
     r"(?:i(?:'m| am) )?sorry,? (?:but )?(?:i |that )",
@@ -54,7 +64,9 @@ def _one_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-PHRASE, LATE, PLACEHOLDER = _one_of(PHRASES), _one_of(LATER), _one_of(PLACEHOLDERS)
+LATE, PLACEHOLDER = _one_of(LATER), _one_of(PLACEHOLDERS)
+PHRASE = tuple((needs, re.compile(pattern)) for needs, pattern in PHRASES)
+OPENERS = ("[", "<", "{{", "lorem", "todo", "tbd", "fixme")
 OPENING = re.compile(rf"[\s\"'*]*(?:{'|'.join(REFUSALS)})", re.IGNORECASE)
 CURLY = str.maketrans({"\u2019": "'", "\u2018": "'"})
 
@@ -82,19 +94,20 @@ class Boilerplate(RowStep[Settings]):
     def _found(self, row: Row) -> list[Finding]:
         s, found = self.settings, []
         for text in [row.text] if row.is_document else row.answers:
-            plain = text.translate(CURLY)
-            if phrase := self._phrase(plain):
+            plain = text if text.isascii() else text.translate(CURLY)
+            lowered = plain.lower()
+            if phrase := self._phrase(lowered):
                 found.append(verdict(s.phrases, "boilerplate", f"it says {_quote(phrase)}"))
-            if hit := PLACEHOLDER.search(plain):
+            if any(sign in lowered for sign in OPENERS) and (hit := PLACEHOLDER.search(plain)):
                 found.append(verdict(s.placeholders, "placeholder", f"never filled in: {_quote(hit[0])}"))
             if not row.is_document and refusal(text):
                 found.append(verdict(s.refusals, "refusal", f"the answer refuses: {_quote(text[:60])}", risk=0.3))
         return found
 
-    def _phrase(self, text: str) -> str | None:
-        if hit := PHRASE.search(text):
-            return hit[0]
-        lowered = text.lower() if self.further else ""
+    def _phrase(self, lowered: str) -> str | None:
+        for needs, pattern in PHRASE:
+            if any(part in lowered for part in needs) and (hit := pattern.search(lowered)):
+                return hit[0]
         return next((phrase for phrase in self.further if phrase in lowered), None)
 
 

@@ -327,10 +327,13 @@ def word_weights(data: Any, weights: Any, bits: Any, least: Any, most: Any, sums
         total = np.float64(weights[h >> shift])
         total += weights[_mix(h * BASE + before + SALT_PAIR) >> shift]
         count = 2
-        for n in range(least, most + 1):
-            for i in range(a - 1, b + 2 - n):
-                total += weights[_mix(_chain(data, i, i + n) + SALT_LETTERS) >> shift]
-                count += 1
+        for i in range(a - 1, b + 2 - least):
+            part = np.uint64(0)
+            for k in range(i, min(i + most, b + 1)):
+                part = (part + np.uint64(data[k]) + _ONE) * BASE
+                if k - i >= least - 1:
+                    total += weights[_mix(_mix(part) + SALT_LETTERS) >> shift]
+                    count += 1
         sums[words] = total
         counts[words] = count
         words += 1

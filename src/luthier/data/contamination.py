@@ -101,7 +101,7 @@ class Contamination(SetStep[Settings]):
         reason = f"{LAYERS[layer]} item {name.item} of {name.suite} ({score:.2f})"
         if drop:
             return Resolution(number, Fate("contamination", reason, score=score))
-        return Resolution(number, risk=RISK, note=f"contamination: {reason}")
+        return Resolution(number, risk=RISK, note=reason)
 
     def _by_meaning(self, rows: Rows) -> Iterator[tuple[int, list[tuple[int, float]]]]:
         encoder = load(str(self.settings.encoder), self.around.home, self.name)

@@ -4,7 +4,7 @@ The constants are those of the papers and stand as defaults in `recipe/curate.py
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -59,7 +59,7 @@ def verdict(action: Action, name: str, reason: str, score: float | None = None, 
     """What a step says of a row that breaks a rule: it goes, or it is kept and looked at by a person."""
     if action == "drop":
         return Finding(Fate(name, reason, score=score))
-    return Finding(risk=risk, note=f"{name}: {reason}")
+    return Finding(risk=risk, note=reason)
 
 
 class _Rules(RowStep[SettingsT]):
@@ -145,9 +145,9 @@ class Repetition(RowStep[curate.Repetition]):
 
 
 TERMINAL = (".", "!", "?", '"', "\u201d")
-UNWANTED = re.compile(
-    r"javascript|terms of use|terms & conditions|privacy policy|cookie policy|uses cookies|use of cookies|use cookies",
-    re.IGNORECASE,
+UNWANTED = (
+    *("javascript", "terms of use", "terms & conditions", "privacy policy", "cookie policy"),
+    *("uses cookies", "use of cookies", "use cookies"),
 )
 SENTENCE = re.compile(r"[.!?][\"'\u201d)\]]*(?=\s|$)")
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
@@ -164,13 +164,17 @@ class C4(RowStep[curate.C4]):
         if not row.is_document:
             return PASS
         whole = row.text
-        if "lorem ipsum" in whole.lower():
+        lowered = whole.lower()
+        if "lorem ipsum" in lowered:
             return Finding(Fate("c4", "filler text: lorem ipsum"))
         if self.settings.braces and "{" in whole:
             return Finding(Fate("c4", "a curly bracket"))
         lines = whole.split("\n")
-        stay = [line for line in lines if self._stays(line)] if self.settings.remove_lines else lines
-        text = CITATION.sub("", "\n".join(stay)) if self.settings.remove_lines else whole
+        unwanted = [phrase for phrase in UNWANTED if phrase in lowered]
+        stay = [line for line in lines if self._stays(line, unwanted)] if self.settings.remove_lines else lines
+        text = "\n".join(stay) if self.settings.remove_lines else whole
+        if self.settings.remove_lines and "[" in text:
+            text = CITATION.sub("", text)
         sentences = sum(1 for _ in SENTENCE.finditer(text))
         if sentences < self.settings.sentences:
             reason = f"sentences: {sentences}, at least {self.settings.sentences} asked"
@@ -178,13 +182,13 @@ class C4(RowStep[curate.C4]):
         if text == whole:
             return PASS
         changed = replace(cast("Example", row.content), text=text)
-        return Finding(changed=changed, note=f"c4: {len(lines) - len(stay)} of {len(lines)} lines taken out")
+        return Finding(changed=changed, note=f"{len(lines) - len(stay)} of {len(lines)} lines taken out")
 
-    def _stays(self, line: str) -> bool:
+    def _stays(self, line: str, unwanted: Sequence[str]) -> bool:
         line = line.strip()
         if not line.endswith(TERMINAL) or line.endswith("..."):
             return False
         words = line.split()
         if len(words) < self.settings.line_words or max(map(len, words)) > LONGEST_WORD:
             return False
-        return not UNWANTED.search(line)
+        return not any(phrase in line.lower() for phrase in unwanted)

@@ -9,9 +9,10 @@ from luthier.data.step import PASS, Finding, Row, RowStep
 from luthier.errors import Missing, RecipeError
 from luthier.recipe.curate import Language as Settings
 
-LEAST_LETTERS, MOST_LETTERS = 20, 600
+LEAST_LETTERS, MOST_LETTERS = 20, 200
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]+`|https?://\S+|\S+@\S+", re.DOTALL)
 """Code blocks, code, addresses: written in no language, or in English everywhere."""
+SIGNS = ("`", "~~~", "://", "@")
 
 
 @cache
@@ -25,15 +26,20 @@ def identifier() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise Missing("telling languages needs py3langid", fix='pip install "luthier[data]"') from error
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    found.nb_ptc = found.nb_ptc.astype("float32")  # stored as float16, with which processors compute slowly
+    return found
 
 
 def languages(text: str) -> dict[str, float]:
     """Languages (ISO 639-1) with their probabilities, the likeliest first; nothing for less than twenty letters.
 
-    Code, addresses and all but the first 600 letters of prose are left out.
+    Code, addresses and all but the first 200 letters of prose are left out.
     """
-    prose = " ".join(NO_PROSE.sub(" ", text[: 8 * MOST_LETTERS]).split())[:MOST_LETTERS]
+    begin = text[: 8 * MOST_LETTERS]
+    if any(sign in begin for sign in SIGNS):
+        begin = NO_PROSE.sub(" ", begin)
+    prose = " ".join(begin.split())[:MOST_LETTERS]
     if sum(map(str.isalpha, prose)) < LEAST_LETTERS:
         return {}
     return dict(identifier().rank(prose))

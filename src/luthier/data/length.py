@@ -77,9 +77,7 @@ class LengthOutliers(SetStep[OutlierSettings]):
         for i in np.flatnonzero(np.abs(far) > self.settings.deviations).tolist():
             self.found += 1
             letters, usual = round(np.expm1(lengths[i])), round(np.expm1(middle))
-            yield Resolution(
-                numbers[i], risk=RISK, note=f"length: {letters:,} letters, {usual:,} are usual in its source"
-            )
+            yield Resolution(numbers[i], risk=RISK, note=f"{letters:,} letters, {usual:,} are usual in its source")
 
     def report(self) -> Json:
         """How many rows are sent to review."""

@@ -77,7 +77,7 @@ class SemanticDuplicates(SetStep[Settings]):
         reason = f"cosine {score:.3f} with a row that stays"
         if score < self.settings.threshold:
             self.found["to_review"] += 1
-            return Resolution(row, risk=RISK, note=f"semantic_duplicate: {reason}")
+            return Resolution(row, risk=RISK, note=reason)
         if self.settings.action == "group":
             self.found["kept_together"] += 1
             return Resolution(row, together=other)

@@ -170,7 +170,11 @@ def _whole(text: str) -> str:
     return text
 
 
-_DIGITS = re.compile(r"\d(?:[^\w\n]{0,2}\d){6}")
+_DIGIT, _DIGITS = re.compile(r"\d"), re.compile(r"\d(?:[^\w\n]{0,2}\d){6}")
+
+
+def _digit(text: str) -> bool:
+    return _DIGIT.search(text) is not None
 
 
 def _digits(text: str) -> bool:
@@ -201,13 +205,11 @@ KINDS: dict[PersonalKind, Kind] = {
     ),
     "es_dni": Kind(_digits, re.compile(r"(?<!\w)\d{8}-?[A-Z](?!\w)"), es_dni),
     "uk_nino": Kind(
-        lambda text: any(c.isdigit() for c in text),
+        _digit,
         re.compile(r"(?<!\w)(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?\d\d){3} ?[A-D](?!\w)"),
         lambda text: text.replace(" ", ""),
     ),
-    "ipv4": Kind(
-        lambda text: "." in text, re.compile(r"(?<![\w.])(?<!\w/)\d{1,3}(?:\.\d{1,3}){3}(?![\w.]|\.\d)(?!-\w)"), ipv4
-    ),
+    "ipv4": Kind(_digit, re.compile(r"(?<![\w.])(?<!\w/)\d{1,3}(?:\.\d{1,3}){3}(?![\w.]|\.\d)(?!-\w)"), ipv4),
     "ipv6": Kind(
         lambda text: "::" in text or text.count(":") >= 7,
         re.compile(rf"(?<![\w:]){HEX}{{1,4}}(?::{HEX}{{0,4}}){{2,7}}(?![\w:])"),
@@ -226,8 +228,13 @@ KINDS: dict[PersonalKind, Kind] = {
 def find(text: str, kinds: tuple[PersonalKind, ...] = tuple(KINDS)) -> list[Found]:
     """The personal data in a text, from left to right, without overlaps."""
     taken: list[Found] = []
+    passed: dict[Callable[[str], bool], bool] = {}  # several kinds have the same gate
     for name, kind in KINDS.items():
-        if name in kinds and kind.gate(text):
+        if name not in kinds:
+            continue
+        if kind.gate not in passed:
+            passed[kind.gate] = kind.gate(text)
+        if passed[kind.gate]:
             for found in _matches(name, kind, text):
                 if all(found.end <= other.start or found.start >= other.end for other in taken):
                     taken.append(found)

@@ -66,9 +66,9 @@ def _treat(row: Row, finder: Finder, policy: Policy, *, fate: str, risk: float) 
     if policy == "drop":
         return Finding(Fate(fate, f"it holds {said}", score=float(counts.total())))
     if policy == "review":
-        return Finding(risk=risk, note=f"{fate}: {said}")
+        return Finding(risk=risk, note=said)
     placeholders = Placeholders("\n".join(texts))
-    return Finding(changed=row.with_texts(lambda text: placeholders.put(text, finder)), note=f"{fate} replaced: {said}")
+    return Finding(changed=row.with_texts(lambda text: placeholders.put(text, finder)), note=f"replaced: {said}")
 
 
 class Pii(RowStep[PiiSettings]):

@@ -48,7 +48,7 @@ FORMS = (
     _form("npm_token", "npm_", r"npm_[A-Za-z0-9]{36}"),
     _form("pypi_token", "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,}"),
     _form("sendgrid_key", "SG.", r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
-    _form("digitalocean_token", "do", r"do[opr]_v1_[a-f0-9]{64}"),
+    _form("digitalocean_token", "_v1_", r"do[opr]_v1_[a-f0-9]{64}"),
     _form("telegram_token", ":AA", r"\d{8,10}:AA[A-Za-z0-9_-]{33}"),
     _form("azure_key", "AccountKey=", r"AccountKey=[A-Za-z0-9+/]{86}=="),
     _form("jwt", "eyJ", r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}"),
@@ -68,7 +68,8 @@ NAMED = re.compile(
     r"(?i:\b[\w.-]{0,30}(?:api[_-]?key|secret|token|passw(?:or)?d|passphrase|credential|auth[_-]?key|access[_-]?key|"
     r"private[_-]?key)[\w-]{0,20})[\"']?\s{0,3}(?::|=|=>|:=)\s{0,3}[\"'`]?(?P<value>[A-Za-z0-9+/_.~!@#$%^&-]{16,200}={0,2})"
 )
-HINTS = re.compile(r"key|secret|token|passw|passphrase|credential", re.IGNORECASE)
+ASSIGNED = re.compile(r"[:=>]\s{0,3}[\"'`]?[A-Za-z0-9+/_.~!@#$%^&-]{16}")
+"""What every guess needs, and hardly a text has."""
 BASE64_BITS, HEX_BITS = 3.7, 3.0
 """Least Shannon entropy of a random-looking value, in bits a letter. English words lie below 3.5."""
 
@@ -106,7 +107,7 @@ def random_looking(value: str) -> bool:
 
 def guessed_secrets(text: str) -> list[Found]:
     """Random-looking values behind a telling name."""
-    return list(_guesses(text)) if HINTS.search(text) else []
+    return list(_guesses(text)) if ASSIGNED.search(text) else []
 
 
 def _guesses(text: str) -> Iterator[Found]:

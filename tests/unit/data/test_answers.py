@@ -65,11 +65,9 @@ def test_code_blocks_are_those_of_markdown() -> None:
 
 
 def test_an_open_block_is_looked_at_and_a_closed_one_passes() -> None:
-    assert structure(chat("q", "```\nx")).note == "open_fence: a code block in turn 2 is never closed"
+    assert structure(chat("q", "```\nx")).note == "a code block in turn 2 is never closed"
     assert structure(chat("q", "```\nx\n```")) is PASS
-    assert structure(chat("q", '```json\n{"a" 1}\n```')).note.startswith(
-        "broken_json_block: a block in turn 2: Expecting"
-    )
+    assert structure(chat("q", '```json\n{"a" 1}\n```')).note.startswith("a block in turn 2: Expecting")
     assert structure(chat("q", "```\nx"), open_fences="drop").fate.name == "open_fence"
     assert structure(chat("```\nx", "a")) is PASS
     assert structure(Row(Example("f", 1, text="```\nx"))) is PASS
@@ -112,7 +110,7 @@ def test_an_answer_far_longer_than_the_others_of_its_source_is_looked_at() -> No
     assert not outliers(rows)
     (found,) = outliers([*rows, chat("q", "word " * 2000)])
     assert (found.row, found.fate) == (60, None)
-    assert found.note == "length: 10,000 letters, 115 are usual in its source"
+    assert found.note == "10,000 letters, 115 are usual in its source"
     assert not outliers([*rows[:20], chat("q", "word " * 2000)])
     assert not outliers([*rows, *(Row(Example("g", i, text="x" * 10_000 + "y" * (i % 9 * 99))) for i in range(60))])
 
@@ -124,13 +122,13 @@ def boilerplate(row: Row, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("answer", "note"),
     [
-        ("As an AI language model, I think so.", "boilerplate: it says 'As an AI language model'"),
-        ("I was trained by OpenAI.", "boilerplate: it says 'trained by OpenAI'"),
-        ("Dear [Your Name], hello", "placeholder: never filled in: '[Your Name]'"),
-        ("Hello {{ name }}", "placeholder: never filled in: '{{ name }}'"),
+        ("As an AI language model, I think so.", "it says 'as an ai language model'"),
+        ("I was trained by OpenAI.", "it says 'trained by openai'"),
+        ("Dear [Your Name], hello", "never filled in: '[Your Name]'"),
+        ("Hello {{ name }}", "never filled in: '{{ name }}'"),
         (
             "I\u2019m sorry, but I can\u2019t do that.",
-            "refusal: the answer refuses: 'I\u2019m sorry, but I can\u2019t do that.'",
+            "the answer refuses: 'I\u2019m sorry, but I can\u2019t do that.'",
         ),
     ],
 )

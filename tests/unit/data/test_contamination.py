@@ -175,7 +175,7 @@ def test_an_encoder_finds_what_words_do_not(tmp_path: Path) -> None:
     rows = [chat("0123456789"), chat("name the colour of the skies", "grey")]
     (one,) = run(rows, step(item, tmp_path, similar="review", threshold=1.0, **options))
     assert (one.row, one.fate) == (1, None)
-    assert one.note.startswith("contamination: by its meaning much like item 0 of s (0.9")
+    assert one.note.startswith("by its meaning much like item 0 of s (0.9")
     with pytest.raises(RecipeError, match="there is no folder 'nothing'") as caught:
         run(rows, step(encoder="nothing"))
     assert caught.value.where == "data.curate.contamination.encoder"

@@ -75,7 +75,7 @@ def test_c4_takes_lines_out_and_says_how_many() -> None:
     page = "Home | About\n" + PROSE + "\nWe use cookies on this site.\nread more"
     found = look(C4, page)
     assert found.changed.text == PROSE
-    assert found.note == "c4: 3 of 4 lines taken out"
+    assert found.note == "3 of 4 lines taken out"
     assert look(C4, page, remove_lines=False) is PASS
 
 
@@ -85,7 +85,7 @@ def test_repetition_of_answers_is_looked_at_and_of_documents_dropped_if_asked() 
     found = Repetition(curate.Repetition(), Surroundings()).look(answer)
     assert found.fate is None
     assert found.risk > 0
-    assert found.note == "repetition: top_2 is 39%, at most 20% allowed"
+    assert found.note == "top_2 is 39%, at most 20% allowed"
     dropped = look(Repetition, again, documents="drop")
     assert dropped.fate.name == "repetition"
     assert dropped.fate.score == 20 * 9 / (20 * 23)  # "same words", twenty times

@@ -37,7 +37,7 @@ def test_a_reason_names_the_language() -> None:
     fate = look(TEXTS["de"]).fate
     assert fate.name == "language"
     assert fate.reason.startswith("it is in 'de' (")
-    assert look(TEXTS["de"], action="review").note.startswith("language: it is in 'de'")
+    assert look(TEXTS["de"], action="review").note.startswith("it is in 'de'")
 
 
 def test_code_addresses_and_a_few_words_are_in_no_language() -> None:

@@ -107,7 +107,7 @@ def test_by_default_a_row_is_looked_at_and_its_values_are_not_shown() -> None:
     assert found.fate is None
     assert found.changed is None
     assert found.risk > 0
-    assert found.note == "pii: email 2, phone 1"
+    assert found.note == "email 2, phone 1"
     assert pii(chat("q", "a")) is PASS
 
 
@@ -135,7 +135,7 @@ def test_a_pair_and_a_plain_text_are_changed_too() -> None:
 
 def test_kinds_can_be_chosen_and_rows_dropped() -> None:
     row = chat("jo@mail.org 212-555-0187", "ok")
-    assert pii(row, kinds=["phone"]).note == "pii: phone 1"
+    assert pii(row, kinds=["phone"]).note == "phone 1"
     fate = pii(row, action="drop").fate
     assert (fate.name, fate.reason, fate.score) == ("pii", "it holds email 1, phone 1", 2)
     assert set(KINDS) == set(curate.PersonalKind.__args__)  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ def test_a_random_value_with_a_telling_name_is_looked_at() -> None:
     row = chat('DB_PASSWORD="' + "g7Kq9ZtR2mXw4LpB8vNc" + '"', "ok")
     found = Secrets(curate.Secrets(), Surroundings()).look(row)
     assert found.fate is None
-    assert found.note == "secret: named_value 1"
+    assert found.note == "named_value 1"
     assert Secrets(curate.Secrets(guessed="off"), Surroundings()).look(row) is PASS
     assert Secrets(curate.Secrets(guessed="drop"), Surroundings()).look(row).fate is not None
 

@@ -53,7 +53,7 @@ def test_swearing_is_found_and_calm_words_are_not() -> None:
     found = look(SWEARING)
     assert found.fate is None
     assert found.risk > 0.9
-    assert found.note == f"profanity: probability {found.risk:.2f}"
+    assert found.note == f"probability {found.risk:.2f}"
     assert look(SWEARING, action="drop").fate.name == "profanity"
     assert look("") is PASS
 
