@@ -11,6 +11,7 @@ import typer
 
 from luthier.cli import (
     chat,
+    compare,
     curate,
     doctor,
     evaluate,
@@ -45,6 +46,7 @@ for verb in (init.init, run.run, curate.curate, inspect.inspect, plan.plan, trai
     app.command()(verb)
 app.command()(release.release)
 app.command()(review.review)
+app.command()(compare.compare)
 app.command()(chat.chat)
 app.command()(show.show)
 app.command()(runs.runs)

@@ -16,6 +16,7 @@ from luthier.evaluate import instructions, safety
 from luthier.evaluate.benchmarks import hellaswag, mmlu
 from luthier.evaluate.code import humaneval
 from luthier.evaluate.items import Item, Role, Task
+from luthier.evaluate.regressions import read_regressions
 from luthier.evaluate.safety.suites import tasks_of as safety_tasks
 from luthier.evaluate.scorers import SCORERS, exact_match, find_scorer
 from luthier.evaluate.summaries import corpus_bleu, means
@@ -120,7 +121,7 @@ def _resolve(name: str, folder: Path, role: Role) -> tuple[str, Path]:
 def _own(name: str, path: Path, role: Role) -> list[Task]:
     """A suite of {"prompt", "answer"} lines, or a task in YAML."""
     if path.suffix in (".yaml", ".yml"):
-        return [read_task(path, role)]
+        return [read_regressions(path) if role == "regression" else read_task(path, role)]
     with path.open("rb") as file:
         items = tuple(_suite_item(line, path, number) for number, line in enumerate(file, 1) if line.strip())
     if not items:

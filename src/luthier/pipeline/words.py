@@ -78,6 +78,11 @@ def duration(value: object) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def visible(text: str) -> str:
+    """Foreign text with its lines, that cannot steer a terminal: other control signs are replaced."""
+    return "".join("�" if sign != "\n" and unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text)
+
+
 def printable(text: object) -> str:
     """Foreign text in one line that cannot steer a terminal: control signs are replaced, white space is folded."""
     line = " ".join(str(text).split())

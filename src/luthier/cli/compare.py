@@ -1,0 +1,131 @@
+"""`luthier compare`: two models on the same prompts, by statistics or by people."""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.cli.console import RUNS, AsJson, Runs, console, document, put
+
+if TYPE_CHECKING:
+    from luthier.evaluate.votes import Votes
+
+VOTES = Path("votes.sqlite")
+KEYS = {"l": "left", "r": "right", "t": "tie", "b": "both bad"}
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="A model: a run, a folder, ukulele, or a hub id.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="What to ask; ukulele-skills unless given.")
+    ] = None,
+    vote: Annotated[bool, typer.Option("--vote", help="Show the answers blind, and let a person choose.")] = False,
+    rater: Annotated[str | None, typer.Option("--rater", help="Who votes; your user name unless given.")] = None,
+    votes: Annotated[Path, typer.Option("--votes", help="The file of votes.")] = VOTES,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models on the same prompts: paired differences, or blind votes with --vote."""
+    from luthier.pipeline.suites import ask_suites, differences, load_suites
+
+    tasks = load_suites(suite or ["ukulele-skills"])
+    one, two = ask_suites(first, tasks, runs), ask_suites(second, tasks, runs)
+    if vote:
+        store = _put_up(votes, first, second, tasks, one, two)
+        if not as_json:
+            _ask_votes(store, (first, second), rater or getpass.getuser())
+        _tell_votes(store, first, second, as_json=as_json)
+        return
+    rows = differences(tasks, one, two)
+    if as_json:
+        put(document(None, differences=rows))
+        return
+    screen = console(out=True)
+    for row in rows:
+        bounds = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+        screen.print(
+            f"{row['name']:<24} {row['first']:.3f} -> {row['second']:.3f}  {row['difference']:+.3f} {bounds} "
+            f"n={row['n']} p={row['p']:.2g}",
+            markup=False,
+        )
+
+
+def _put_up(path: Path, first: str, second: str, tasks: Any, one: Any, two: Any) -> "Votes":
+    """Every prompt on which the two say different things."""
+    from luthier.evaluate.votes import Votes
+
+    store = Votes(path)
+    for task in tasks:
+        other = {(answer.item, answer.sample): answer for answer in two[task.name]}
+        for answer in one[task.name]:
+            match = other.get((answer.item, answer.sample))
+            if match is not None and answer.answer.strip() != match.answer.strip():
+                prompt = "\n\n".join(turn.content for turn in answer.prompt)
+                store.add(prompt, first, answer.answer, second, match.answer)
+    return store
+
+
+def _ask_votes(store: "Votes", models: tuple[str, str], rater: str) -> None:
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from luthier.pipeline.words import visible
+
+    screen = console(out=True)
+    while (shown := store.next(rater, models)) is not None:
+        screen.print(Panel(Text(visible(shown.prompt)), title="prompt"))
+        answers = {"left": shown.left, "right": shown.right}
+        panels = [Panel(Text(visible(text) or " "), title=side) for side, text in answers.items()]
+        screen.print(Columns(panels, equal=True, expand=True))
+        key = _key()
+        if key == "q":
+            return
+        store.vote(shown, rater, KEYS[key])
+
+
+def _key() -> str:
+    """A vote's key, or q; the end of the input is one."""
+    while True:
+        try:
+            said = input("[l]eft, [r]ight, [t]ie, [b]oth bad, [q]uit: " if sys.stdin.isatty() else "")
+        except EOFError:
+            return "q"
+        key = said.strip().lower()[:1]
+        if key in KEYS or key == "q":
+            return key
+
+
+def _tell_votes(store: "Votes", first: str, second: str, *, as_json: bool) -> None:
+    """Win rate with its interval, at equal lengths, and how many votes would decide; rankings where there are more."""
+    from luthier.evaluate.preference import length_controlled, ranking, votes_needed, win_rate
+
+    ballots = store.ballots()
+    mine = [b for b in ballots if {b.first, b.second} == {first, second}]
+    facts: dict[str, Any] = store.summary()
+    if mine:
+        rate = win_rate(mine, second)
+        facts |= {"win_rate": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
+        facts["length_controlled"] = length_controlled(mine, second)
+        facts["votes_needed"] = votes_needed(rate.value)
+    if len({name for b in ballots for name in (b.first, b.second)}) > 2:
+        ranked = ranking(ballots, first)
+        facts["ranking"] = [{"model": m.name, "elo": m.value, "low": m.low, "high": m.high} for m in ranked]
+    if as_json:
+        put(document(None, **facts))
+        return
+    screen = console(out=True)
+    if not mine:
+        screen.print("no votes yet; run this with --vote in a terminal")
+        return
+    equal = f"at equal lengths {facts['length_controlled']:.3f}"
+    screen.print(f"{second} wins {rate} against {first}; {equal}", markup=False)
+    if rate.low <= 0.5 <= rate.high:
+        more = max(0, facts["votes_needed"] - len(mine)) if facts["votes_needed"] else 0
+        screen.print(f"undecided; about {more:,} more votes would decide" if more else "undecided")
+    for name in ("votes", "ties", "both_bad", "self_agreement", "kappa"):
+        if facts[name] is not None:
+            screen.print(f"{name.replace('_', ' ')}: {facts[name]}")
