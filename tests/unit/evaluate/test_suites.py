@@ -126,7 +126,7 @@ INSTRUCTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "language:response_language",
         {"language": "es"},
-        "Una frase muy normal sobre las calles y las casas de la ciudad.",
+        "Una frase muy normal sobre los libros y las casas de la ciudad.",
         "This is a rather plain English sentence about the weather.",
     ),
     (
