@@ -26,7 +26,7 @@ from luthier.models.load import load_model
 from luthier.models.tuning import quantisation, tune
 from luthier.recipe import Full, Lora, Qlora, Tuning
 from luthier.recipe import Objective as Section
-from luthier.text import TokenRows, interleave, render, render_pair, render_prompt
+from luthier.text import TokenRows, interleave, render, render_pair, render_prompt, save_rows
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 from luthier.train.batches import Update, schedule
@@ -253,3 +253,22 @@ def save_classifier(folder: Path, labels: Sequence[str]) -> None:
     )  # fmt: skip
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+
+
+PLAN: dict[str, Any] = {
+    "dtype": "float32",
+    "packing": True,
+    "batch_tokens": 100,
+    "micro_batch_tokens": 60,
+    "learning_rate": 5e-3,
+    "recompute": False,
+    "processes": 1,
+    "parallel": "one",
+    "memory": {"total": 10**9},
+    "memory_available": 10**10,
+}
+
+
+def save(path: Path, rows: TokenRows) -> None:
+    """Rows as a file."""
+    save_rows(path, [rows.row(i) for i in range(len(rows))], None if rows.ratings is None else rows.ratings.tolist())

@@ -8,36 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TUNED, base, chat_rows, seen, tokenizer
+from tiny import PLAN, TUNED, base, chat_rows, save, seen, tokenizer
 
 from luthier import events
 from luthier.errors import Interrupted, TrainingStopped
 from luthier.models.load import load_model
 from luthier.models.tuned import load_tuned
 from luthier.recipe import build_recipe
-from luthier.text import TokenRows, save_rows
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 from luthier.train import check
 from luthier.train.check import check_head
 from luthier.train.fit import Job, fit
-
-PLAN = {
-    "dtype": "float32",
-    "packing": True,
-    "batch_tokens": 100,
-    "micro_batch_tokens": 60,
-    "learning_rate": 5e-3,
-    "recompute": False,
-    "processes": 1,
-    "parallel": "one",
-    "memory": {"total": 10**9},
-    "memory_available": 10**10,
-}
-
-
-def save(path: Path, rows: TokenRows) -> None:
-    save_rows(path, [rows.row(i) for i in range(len(rows))])
 
 
 @pytest.fixture
