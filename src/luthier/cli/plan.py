@@ -1,4 +1,4 @@
-"""`luthier plan`: what would run, and why."""
+"""`luthier plan`: what would run, and why; or what a tuning of a model takes, from its config alone."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,22 @@ from luthier.cli.console import (
     work,
 )
 
+SHOWN = (
+    "method",
+    "trainable_parameters",
+    "total_parameters",
+    "reasons",
+    "warnings",
+    "changes",
+    "memory",
+    "seconds",
+    "learning_rate",
+    "processes",
+    "parallel",
+    "recompute",
+    "flops_per_token",
+)
+
 
 def plan(
     recipe: Recipe = None,
@@ -26,8 +42,27 @@ def plan(
     runs: Runs = RUNS,
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Leave nothing behind: no run, no artifacts.")] = False,
+    price: Annotated[
+        float | None, typer.Option("--price", help="Cost of this machine per hour; shows the cost.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A config.json, a model's folder or a hub id; no recipe, no weights are needed."),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="With --model: the tuning.")] = "lora",
+    rank: Annotated[int | None, typer.Option("--rank", help="With --model: the rank of lora and qlora.")] = None,
+    targets: Annotated[
+        str | None, typer.Option("--targets", help="With --model: layers that get adapters, such as q_proj,v_proj.")
+    ] = None,
+    length: Annotated[int, typer.Option("--length", help="With --model: tokens in one forward pass.")] = 2048,
 ) -> None:
-    """Decide method, rates and sizes, with reasons. Nothing is trained; rows, model and hardware decide."""
+    """Decide method, rates and sizes from rows, model and hardware, with the reasons; nothing is trained."""
+    if model is not None:
+        from luthier.pipeline.model_plan import plan_model
+
+        found = plan_model(model, method, rank, targets.split(",") if targets else None, length)
+        put(document(None) | found) if as_json else _tell_model(found)
+        return
     if dry_run:
         path, settings = recipe_and_overrides(recipe, overrides, runs)
         with TemporaryDirectory() as folder:
@@ -37,25 +72,43 @@ def plan(
     else:
         run, _ = work(recipe, overrides, runs, "plan", as_json=as_json)
         found, known = run.artifact("plan").json("plan.json"), document(run)
+    cost = None if price is None or found["seconds"] is None else round(price * found["seconds"] / 3600, 2)
     if as_json:
-        named = ("method", "trainable_parameters", "total_parameters", "reasons", "memory", "seconds", "learning_rate")
-        put(known | {name: found[name] for name in named})
+        put(known | {name: found[name] for name in SHOWN} | {"cost": cost})
     else:
-        _tell(found)
+        _tell(found, cost)
 
 
-def _tell(found: dict[str, Any]) -> None:
-    screen = console(out=True)
+def _parameters(found: dict[str, Any]) -> str:
     share = found["trainable_parameters"] / found["total_parameters"]
-    screen.print(
-        f"{found['method']}: {found['trainable_parameters']:,} parameters trained of "
-        f"{found['total_parameters']:,} ({share:.2%}), in {found['dtype']}",
-        style="bold",
-    )
+    return f"{found['trainable_parameters']:,} parameters trained of {found['total_parameters']:,} ({share:.2%})"
+
+
+def _memory(found: dict[str, Any]) -> str:
+    return "memory: " + ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in found["memory"].items())
+
+
+def _tell(found: dict[str, Any], cost: float | None) -> None:
+    screen = console(out=True)
+    screen.print(f"{found['method']}: {_parameters(found)}, in {found['dtype']}")
     for reason in found["reasons"]:
         screen.print(f"  - {reason}")
-    parts = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in found["memory"].items())
-    screen.print(f"memory: {parts}")
+    screen.print(_memory(found))
     screen.print(f"compute: {found['flops_per_token'] / 1e6:,.1f} MFLOP per token")
     if found["seconds"] is not None:
         screen.print(f"time: about {found['seconds']:,.0f} s of training")
+    if cost is not None:
+        screen.print(f"cost: about {cost:,.2f}")
+    if found["changes"]:
+        screen.print("what would change it:")
+    for change in found["changes"]:
+        screen.print(f"  - {change}")
+
+
+def _tell_model(found: dict[str, Any]) -> None:
+    screen = console(out=True)
+    screen.print(f"{found['method']} of {found['model']}: {_parameters(found)}, in {found['dtype']}")
+    screen.print(f"learning rate: {found['learning_rate']:g}")
+    screen.print(f"compute: {found['flops_per_token'] / 1e9:,.3f} GFLOP per token at a length of {found['length']:,}")
+    screen.print(_memory(found))
+    screen.print(f"this machine: {found['hardware']}; {found['fits']}")

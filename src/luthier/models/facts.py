@@ -15,3 +15,13 @@ class ModelFacts:
     layers: int
     vocabulary: int
     context: int
+    queries: int = 0
+    """Width of all query heads together; `hidden` when 0."""
+    keys: int = 0
+    """Width of all key heads together, and of the values; `hidden` when 0."""
+    inner: int = 0
+    """Width of the feed-forward part; four times `hidden` when 0."""
+    largest: int = 0
+    """Parameters of the largest tensor."""
+    odd: tuple[str, ...] = ()
+    """Linear layers whose input does not divide into the 64 values that 4 bits share a scale for."""

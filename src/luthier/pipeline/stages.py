@@ -100,22 +100,35 @@ def _check_rows(work: Work, dataset: Path) -> None:
 
 def _plan_settings(work: Work) -> dict[str, Any]:
     r = work.recipe
-    parts = {name: getattr(r, name).model_dump(mode="json") for name in ("model", "tuning", "training")}
+    parts = {name: getattr(r, name).model_dump(mode="json") for name in ("model", "tuning", "training", "objective")}
     return {**parts, "base": work.base_identity, "hardware": str(work.hardware)}
 
 
 def _make_plan(work: Work, out: Path) -> None:
     from luthier.models.counting import model_facts, trainable_parameters
     from luthier.models.load import training_dtype
-    from luthier.plan import decide
+    from luthier.plan import decide, with_changes
 
-    plan = decide(
+    asked = work.recipe.model.dtype
+    counted: dict[str, int] = {}
+
+    def count(tuning: Tuning) -> int:
+        key = tuning.model_dump_json()
+        if key not in counted:
+            counted[key] = trainable_parameters(work.base, tuning, scores=work.recipe.objective.kind == "reward")
+        return counted[key]
+
+    facts, dataset = model_facts(work.base), work.artifacts["dataset"].json("facts.json")
+    plan = decide(work.recipe, dataset, facts, work.hardware, training_dtype(asked), count)
+    for warning in plan.warnings:
+        work.log.write(events.Warned(warning))
+    plan = with_changes(
+        plan,
         work.recipe,
-        work.artifacts["dataset"].json("facts.json"),
-        model_facts(work.base),
-        work.hardware,
-        training_dtype(work.recipe.model.dtype),
-        lambda tuning: trainable_parameters(work.base, tuning),
+        dataset,
+        facts,
+        count,
+        lambda gpu: ("bfloat16" if gpu else "float32") if asked == "auto" else asked,
     )
     write_text(out / "plan.json", json.dumps(plan.to_json(), indent=1) + "\n")
 
@@ -158,7 +171,7 @@ def _make_baseline(work: Work, out: Path) -> None:
 
 
 def _model_settings(work: Work) -> dict[str, Any]:
-    decided = ("tuning", "learning_rate", "batch_tokens", "micro_batch_tokens", "packing", "dtype")
+    decided = ("tuning", "learning_rate", "batch_tokens", "micro_batch_tokens", "packing", "dtype", "recompute")
     replay = work.recipe.data.replay
     return {
         "plan": {name: _plan(work)[name] for name in decided},

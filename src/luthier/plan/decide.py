@@ -1,11 +1,11 @@
 """The decision: a pure function of recipe, dataset facts, model facts and hardware.
 
-Rates when the recipe gives none:
+    a base of up to 20 million      all weights
+    fewer than 1,000 rows            adapters with early stopping; over a 4-bit base where a GPU holds a large model
+    1,000 to 100,000 rows            adapters
+    more, and all weights fit        all weights, shared out (FSDP) where one device does not hold them
 
-| tuning | peak rate | source |
-| --- | --- | --- |
-| lora, qlora | 5e-4 x (2000 / hidden)^0.781 | Schulman et al. 2025, "LoRA Without Regret": the fit for Llama |
-| full | a tenth of that | the same |
+What was decided is then made to fit: smaller passes, then recomputed activations, then a 4-bit base.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,29 +14,36 @@ from typing import Any
 
 from luthier.errors import RecipeError
 from luthier.models.facts import ModelFacts
+from luthier.plan.compute import flops_per_token, forward_flops, speed
 from luthier.plan.hardware import Hardware
-from luthier.plan.memory import memory_parts
+from luthier.plan.memory import Setting, memory_parts
+from luthier.plan.rates import default_rate, warn_rate
 from luthier.recipe import Auto, Full, Lora, Qlora, Recipe, Tuning
 
 TINY = 20e6
 """Parameters up to which all weights are trained: adapters of such a base would save nothing worth having."""
 FEW_ROWS = 1_000
 MANY_ROWS = 100_000
+LARGE = 1e9
+"""Parameters from which quantising the base of a GPU run is worth the rounding."""
+RANKS = (8, 16, 32, 64, 128)
 UPDATES_AN_EPOCH = 40
 BATCH_TOKENS = (1_024, 16_384)
 MICRO_TOKENS = {"cpu": 4_096, "gpu": 16_384}
 FULL = 0.95
 """Share of the memory that a run may take by the estimate."""
-CPU_FLOPS = 40e9
-"""Float32 operations a second that one core reaches in training; measured, good to a factor of two."""
+
+Count = Callable[[Tuning], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will run. Memory in bytes, time in seconds (None where nothing is known of the device)."""
+    """What will run. Memory in bytes on one device, time in seconds (None where nothing is known of the device)."""
 
     tuning: Tuning
     reasons: list[str]
+    warnings: list[str]
+    changes: list[str]
     trainable_parameters: int
     total_parameters: int
     dtype: str
@@ -71,13 +78,51 @@ class Plan:
         }
 
 
+@dataclass(slots=True)
+class _Decision:
+    """What all steps of the decision look at, and what they find."""
+
+    recipe: Recipe
+    dataset: Mapping[str, Any]
+    facts: ModelFacts
+    hardware: Hardware
+    dtype: str
+    count: Count
+    reasons: list[str]
+
+    @property
+    def train(self) -> Mapping[str, Any]:
+        """The facts of the training rows."""
+        part: Mapping[str, Any] = self.dataset["train"]
+        return part
+
+    @property
+    def labelled(self) -> float:
+        """Share of the tokens that are trained."""
+        if self.recipe.objective.kind == "text":
+            return 1.0
+        return float(self.train["trained_tokens"] / max(1, self.train["tokens"]))
+
+    @property
+    def room(self) -> int:
+        """Memory of one device, in bytes."""
+        return self.hardware.gpus[0].memory if self.hardware.gpus else self.hardware.memory
+
+    def setting(self, tuning: Tuning, micro: int, recompute: bool, world: int, parallel: str) -> Setting:
+        """A setting of the memory model."""
+        optimizer, gpu = self.recipe.training.optimizer, bool(self.hardware.gpus)
+        return Setting(
+            tuning, self.count(tuning), self.dtype, micro, self.labelled, recompute, optimizer, gpu, world, parallel
+        )
+
+
 def decide(
     recipe: Recipe,
     dataset: Mapping[str, Any],
     facts: ModelFacts,
     hardware: Hardware,
     dtype: str,
-    count: Callable[[Tuning], int],
+    count: Count,
 ) -> Plan:
     """Decide what the recipe leaves open.
 
@@ -90,46 +135,43 @@ def decide(
         count: gives the exact number of parameters that a tuning trains.
 
     Raises:
-        RecipeError: what the recipe asks for cannot fit.
+        RecipeError: what the recipe asks for cannot fit, or is not there.
     """
-    reasons = _row_notes(dataset)
-    tuning = _tuning(recipe, dataset["train"]["rows"], facts, hardware, reasons)
-    tokens = dataset["train"]["tokens"] + _replay_tokens(recipe, dataset)
-    batch = recipe.training.batch_tokens or _batch_tokens(tokens, reasons)
-    micro = min(batch, recipe.training.micro_batch_tokens or MICRO_TOKENS["gpu" if hardware.gpus else "cpu"])
+    d = _Decision(recipe, dataset, facts, hardware, dtype, count, _row_notes(dataset))
+    world = _devices(d)
+    tuning = _tuning(d, world)
+    _check_bits(tuning, facts)
+    tokens = d.train["tokens"] + _replay_tokens(recipe, dataset)
+    batch = recipe.training.batch_tokens or _batch_tokens(tokens, d.reasons)
     longest = max(dataset["train"]["longest"], dataset["validation"]["longest"])
-    if longest > micro:
-        reasons.append(f"the longest row has {longest:,} tokens, so one forward pass holds up to that many")
-        micro = longest
-    available = _room(hardware)
-    fixed = recipe.training.micro_batch_tokens is not None
-    micro, memory = _shrink(facts, tuning, count, dtype, micro, micro if fixed else longest, available, reasons)
-    if memory["total"] > FULL * available and isinstance(recipe.tuning, Auto) and not isinstance(tuning, Qlora):
-        tuning = Qlora(kind="qlora")
-        reasons.append("the base does not fit as it is: it is held in 4 bits")
-        micro, memory = _shrink(facts, tuning, count, dtype, micro, micro, available, reasons)
-    _fits(memory["total"], available, tuning, reasons)
+    micro = _micro(d, batch, longest, world)
+    tuning, setting, memory = _fit(d, tuning, micro, longest, world)
+    _fits(d, memory["total"], tuning)
     trainable = count(tuning)
-    rate = recipe.training.learning_rate or _rate(tuning, facts, reasons)
-    flops = _flops(facts, tuning, trainable)
-    passes = tokens * recipe.training.epochs
+    rate = recipe.training.learning_rate or _rate(d, tuning)
+    length = d.train["tokens"] / max(1, d.train["rows"])
+    flops = flops_per_token(facts, tuning, trainable, length=length, labelled=d.labelled)
+    d.reasons.append(_length_reason(recipe))
+    warning = warn_rate(tuning.kind, rate)
     return Plan(
         tuning=tuning,
-        reasons=reasons,
+        reasons=d.reasons,
+        warnings=[warning] if warning else [],
+        changes=[],
         trainable_parameters=trainable,
-        total_parameters=facts.total,
+        total_parameters=facts.total + (0 if tuning.kind in ("full", "freeze") else trainable),
         dtype=dtype,
         learning_rate=rate,
         batch_tokens=batch,
-        micro_batch_tokens=micro,
+        micro_batch_tokens=setting.tokens,
         packing=recipe.training.packing,
-        recompute=False,
-        processes=1,
-        parallel="one",
+        recompute=setting.recompute,
+        processes=world,
+        parallel=setting.parallel,
         memory=memory,
-        memory_available=available,
+        memory_available=d.room,
         flops_per_token=flops,
-        seconds=None if hardware.gpus else flops * passes / (CPU_FLOPS * hardware.cores),
+        seconds=_seconds(d, flops, tokens, length, world),
         hardware=hardware,
     )
 
@@ -148,51 +190,127 @@ def _row_notes(dataset: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _tuning(recipe: Recipe, rows: int, facts: ModelFacts, hardware: Hardware, reasons: list[str]) -> Tuning:
+def _devices(d: _Decision) -> int:
+    """How many processes train."""
+    asked, there = d.recipe.training.devices, len(d.hardware.gpus)
+    if asked is None:
+        if there > 1:
+            d.reasons.append(f"all {there} GPUs train; training.devices=1 takes one")
+        return max(1, there)
+    if there and asked > there:
+        raise RecipeError(
+            f"training.devices asks for {asked} GPUs and this machine has {there}",
+            where="training.devices",
+            fix=f"training.devices={there}, or leave it out",
+        )
+    if not there and asked > d.hardware.cores:
+        raise RecipeError(
+            f"training.devices asks for {asked} processes and this machine has {d.hardware.cores} cores and no GPU",
+            where="training.devices",
+            fix=f"training.devices={d.hardware.cores} or fewer; one process uses all cores already",
+        )
+    return asked
+
+
+def _tuning(d: _Decision, world: int) -> Tuning:
     """The decision tree."""
-    if not isinstance(recipe.tuning, Auto):
-        reasons.append(f"the recipe asks for {recipe.tuning.kind}")
-        return recipe.tuning
+    rows, gpus, facts, reasons = d.train["rows"], d.hardware.gpus, d.facts, d.reasons
+    if not isinstance(d.recipe.tuning, Auto):
+        reasons.append(f"the recipe asks for {d.recipe.tuning.kind}")
+        return d.recipe.tuning
     if facts.total <= TINY:
         reasons.append(f"a base of {facts.total / 1e6:.1f} million parameters is small enough to train all of them")
         return Full(kind="full")
     if rows < FEW_ROWS:
-        if hardware.gpus and facts.total > 1e9:
+        if gpus and facts.total > LARGE and not facts.odd and world == 1:
             reasons.append(f"{rows:,} rows are few: a 4-bit base with adapters overfits least and needs least memory")
-            return Qlora(kind="qlora")
-        where = "on a CPU 4 bits save memory, not time" if not hardware.gpus else "the model is small enough as it is"
+            return Qlora(kind="qlora", rank=_rank(d, Qlora(kind="qlora")))
+        where = "on a CPU 4 bits save memory, not time" if not gpus else "the model is small enough as it is"
         reasons.append(f"{rows:,} rows are few: adapters, with early stopping; {where}, so the base is not quantised")
-        return Lora(kind="lora")
-    if rows > MANY_ROWS and memory_parts(facts, "full", facts.total, "float32", 4096)["total"] < _room(hardware):
-        reasons.append(f"{rows:,} rows are enough to train all weights, and they fit")
-        return Full(kind="full")
+        return Lora(kind="lora", rank=_rank(d, Lora(kind="lora")))
+    if rows > MANY_ROWS:
+        full = Full(kind="full")
+        kinds = ("one",) if world == 1 else ("ddp", "fsdp")
+        if any(_total(d, full, 4096, False, world, kind) < FULL * d.room for kind in kinds):
+            reasons.append(f"{rows:,} rows are enough to train all weights, and they fit")
+            return full
     reasons.append(f"{rows:,} rows: adapters reach what full training would, at a fraction of the memory")
-    return Lora(kind="lora")
+    return Lora(kind="lora", rank=_rank(d, Lora(kind="lora")))
 
 
-def _shrink(
-    facts: ModelFacts,
-    tuning: Tuning,
-    count: Callable[[Tuning], int],
-    dtype: str,
-    micro: int,
-    least: int,
-    available: int,
-    reasons: list[str],
-) -> tuple[int, dict[str, int]]:
-    """The tokens of one forward pass, halved until the run fits or a row would not; and the memory that it needs."""
-    trainable, asked = count(tuning), micro
-    memory = memory_parts(facts, tuning.kind, trainable, dtype, micro)
-    while memory["total"] > FULL * available and micro > least:
-        micro = max(least, micro // 2)
-        memory = memory_parts(facts, tuning.kind, trainable, dtype, micro)
-    if micro < asked:
-        reasons.append(f"{micro:,} tokens in one forward pass, not {asked:,}: so it fits")
-    return micro, memory
+def _rank(d: _Decision, tuning: Lora) -> int:
+    """The least rank whose parameters can hold what there is to learn.
+
+    An adapter holds about two bits a parameter, and a trained token brings about one (Schulman et al. 2025, "LoRA
+    Without Regret"; Allen-Zhu & Li 2024, arXiv:2404.05405).
+    """
+    trained = d.train["trained_tokens"]
+    each = d.count(tuning.model_copy(update={"rank": 1}))
+    rank = next((rank for rank in RANKS if 2 * rank * each >= trained), RANKS[-1])
+    rank = max(rank, 16)
+    d.reasons.append(f"rank {rank}: {rank * each:,} parameters for {trained:,} trained tokens, about a bit each")
+    return rank
 
 
-def _room(hardware: Hardware) -> int:
-    return hardware.gpus[0].memory if hardware.gpus else hardware.memory
+def _micro(d: _Decision, batch: int, longest: int, world: int) -> int:
+    """Tokens of one forward pass on one device, as far as memory allows."""
+    asked = d.recipe.training.micro_batch_tokens
+    micro = min(-(-batch // world), asked or MICRO_TOKENS["gpu" if d.hardware.gpus else "cpu"])
+    if longest > micro:
+        d.reasons.append(f"the longest row has {longest:,} tokens, so one forward pass holds up to that many")
+        return int(longest)
+    return micro
+
+
+def _total(d: _Decision, tuning: Tuning, micro: int, recompute: bool, world: int, parallel: str) -> int:
+    return memory_parts(d.facts, d.setting(tuning, micro, recompute, world, parallel))["total"]
+
+
+def _fit(d: _Decision, tuning: Tuning, micro: int, longest: int, world: int) -> tuple[Tuning, Setting, dict[str, int]]:
+    """The first setting that fits: as planned, in smaller passes, with recomputation, in shares, in 4 bits."""
+    least = micro if d.recipe.training.micro_batch_tokens else min(micro, longest)
+    asked = d.recipe.training.recompute
+    kinds = [d.recipe.training.parallel] if d.recipe.training.parallel else ["ddp", "fsdp"]
+    kinds = ["one"] if world == 1 else [k for k in kinds if not (k == "fsdp" and isinstance(tuning, Qlora))]
+    tried = [
+        (kind, recompute, tokens)
+        for kind in kinds
+        for recompute in ((asked,) if asked is not None else (False, True))
+        for tokens in _halves(micro, least)
+    ]
+    for number, (kind, recompute, tokens) in enumerate(tried):
+        setting = d.setting(tuning, tokens, recompute, world, str(kind))
+        memory = memory_parts(d.facts, setting)
+        if memory["total"] <= FULL * d.room or number == len(tried) - 1:
+            break
+    over = memory["total"] > FULL * d.room
+    if over and isinstance(d.recipe.tuning, Auto) and not isinstance(tuning, Qlora) and not d.facts.odd:
+        d.reasons.append("the base does not fit as it is: it is held in 4 bits")
+        return _fit(d, Qlora(kind="qlora", rank=getattr(tuning, "rank", 16)), micro, longest, world)
+    if not over and setting.tokens < micro:
+        d.reasons.append(f"{setting.tokens:,} tokens in one forward pass, not {micro:,}: so it fits")
+    if not over and setting.recompute and asked is None:
+        d.reasons.append("activations are computed again in the backward pass: a third more work, so it fits")
+    if world > 1:
+        what = "each holds everything, gradients are averaged" if setting.parallel == "ddp" else "each holds a share"
+        d.reasons.append(f"{world} processes with {setting.parallel}: {what}")
+    return tuning, setting, memory
+
+
+def _halves(micro: int, least: int) -> list[int]:
+    sizes = [micro]
+    while sizes[-1] > least:
+        sizes.append(max(least, sizes[-1] // 2))
+    return sizes
+
+
+def _check_bits(tuning: Tuning, facts: ModelFacts) -> None:
+    if isinstance(tuning, Qlora) and tuning.bits == 4 and facts.odd:
+        raise RecipeError(
+            f"4 bits need layers whose input divides by 64, and here it does not in {', '.join(facts.odd)}",
+            where="tuning.kind",
+            fix="tuning.kind=lora, or tuning.bits=8",
+        )
 
 
 def _replay_tokens(recipe: Recipe, dataset: Mapping[str, Any]) -> int:
@@ -212,24 +330,40 @@ def _batch_tokens(tokens: int, reasons: list[str]) -> int:
     return batch
 
 
-def _rate(tuning: Tuning, facts: ModelFacts, reasons: list[str]) -> float:
-    adapter = 5e-4 * (2000 / facts.hidden) ** 0.781
-    rate = float(f"{adapter if tuning.kind != 'full' else adapter / 10:.2g}")
-    reasons.append(f"learning rate {rate:g}: what {tuning.kind} wants at a width of {facts.hidden}")
+def _rate(d: _Decision, tuning: Tuning) -> float:
+    rate = default_rate(tuning.kind, d.recipe.objective.kind, d.facts.hidden)
+    what = f"{tuning.kind} with {d.recipe.objective.kind}"
+    d.reasons.append(f"learning rate {rate:g}: what {what} wants at a width of {d.facts.hidden}")
     return rate
 
 
-def _fits(needed: int, available: int, tuning: Tuning, reasons: list[str]) -> None:
-    if needed > FULL * available:
+def _length_reason(recipe: Recipe) -> str:
+    training = recipe.training
+    rise = f"the rate rises over the first {training.warmup:.0%} of the updates" if training.warmup else "no warm-up"
+    stop = f"training ends early after {training.patience} validations without a better one"
+    return f"at most {training.epochs:g} passes over the rows: {stop}; {rise}"
+
+
+def _fits(d: _Decision, needed: int, tuning: Tuning) -> None:
+    if needed > FULL * d.room:
         raise RecipeError(
-            f"{tuning.kind} needs about {needed / 1e9:.1f} GB and this machine has {available / 1e9:.1f} GB",
+            f"{tuning.kind} needs about {needed / 1e9:.1f} GB and this machine has {d.room / 1e9:.1f} GB",
             where="plan",
             fix="tuning.kind=qlora, or a smaller training.micro_batch_tokens or model",
         )
-    reasons.append(f"about {needed / 1e9:.2f} GB of {available / 1e9:.0f} GB are needed")
+    d.reasons.append(f"about {needed / 1e9:.2f} GB of {d.room / 1e9:.0f} GB are needed")
 
 
-def _flops(facts: ModelFacts, tuning: Tuning, trainable: int) -> int:
-    """Floating-point operations per token, forward and backward: a frozen weight's gradient is not computed."""
-    forward = 2 * (facts.linear + facts.vocabulary * facts.hidden)
-    return 3 * forward if tuning.kind == "full" else 2 * forward + 6 * trainable
+def _seconds(d: _Decision, flops: int, tokens: int, length: float, world: int) -> float | None:
+    """Time of training, the reference's forward pass and KTO's mates included."""
+    reached = speed(d.hardware.gpus[0].name if d.hardware.gpus else None, d.hardware.cores)
+    if reached is None:
+        return None
+    work = flops * tokens * d.recipe.training.epochs
+    forward = forward_flops(d.facts, length=length, labelled=d.labelled) * tokens
+    kind = d.recipe.objective.kind
+    if kind in ("dpo", "kto"):
+        work += forward
+    if kind == "kto":
+        work += forward * (1 + d.recipe.training.epochs)
+    return work / (reached * (world if d.hardware.gpus else 1))

@@ -87,7 +87,7 @@ class Parallel:
 
 
 def _shard(step: torch.nn.Module, causal: Any, compute: torch.dtype) -> None:
-    """FSDP2: every block is gathered for its own forward and backward only, and what is outside of blocks for a pass."""
+    """FSDP2: a block is gathered for its own forward and backward only, and what is outside of blocks for a pass."""
     place = next(step.parameters()).device.type
     mesh = init_device_mesh(place, (dist.get_world_size(),))
     settings: dict[str, Any] = {"mesh": mesh}
@@ -95,7 +95,7 @@ def _shard(step: torch.nn.Module, causal: Any, compute: torch.dtype) -> None:
         settings["mp_policy"] = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for block in blocks(causal):
         fully_shard(block, **settings)
-    fully_shard(step, reshard_after_forward=True, **settings)  # else a pass without backward would leave it gathered
+    fully_shard(step, reshard_after_forward=True, **settings)  # else validation would leave it gathered
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

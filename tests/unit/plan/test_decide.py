@@ -1,12 +1,13 @@
 """The plan: a pure function, with its tree, its reasons and what cannot fit."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from luthier.errors import RecipeError
 from luthier.models.facts import ModelFacts
-from luthier.plan import Hardware, Plan, decide
+from luthier.plan import Hardware, Plan, decide, with_changes
 from luthier.plan.hardware import Gpu
 from luthier.recipe import Full, Lora, Tuning, build_recipe
 
@@ -15,6 +16,7 @@ SMALL = ModelFacts(30_000_000, 27_000_000, 192, 6, 1024, 1024)
 LARGE = ModelFacts(8_000_000_000, 7_000_000_000, 4096, 32, 128_000, 8192)
 CPU = Hardware("a cpu", 2, 16 * 10**9, ())
 CARD = Hardware("a cpu", 16, 64 * 10**9, (Gpu("a card", 24 * 10**9),))
+EIGHT = Hardware("a cpu", 64, 64 * 10**9, (Gpu("NVIDIA H100 80GB HBM3", 80 * 10**9),) * 8)
 HUGE = Hardware("a cpu", 16, 64 * 10**9, (Gpu("a card", 400 * 10**9),))
 
 
@@ -28,7 +30,7 @@ def plan(rows: int, facts: ModelFacts, hardware: Hardware, **sections: Any) -> P
     dtype = "float32" if hardware is CPU else "bfloat16"
 
     def count(tuning: Tuning) -> int:
-        return facts.total if tuning.kind == "full" else 1_000
+        return facts.total if tuning.kind == "full" else 100 * getattr(tuning, "rank", 10)
 
     return decide(recipe, dataset(rows), facts, hardware, dtype, count)
 
@@ -104,3 +106,87 @@ def test_auto_holds_the_base_in_four_bits_where_it_does_not_fit() -> None:
     assert found.method == "qlora"
     with pytest.raises(RecipeError, match="lora needs about"):
         plan(5_000, LARGE, small_card, tuning={"kind": "lora"})
+
+
+def test_eight_cards_share_out_what_one_does_not_hold() -> None:
+    full = plan(200_000, LARGE, EIGHT)
+    assert (full.method, full.parallel, full.processes) == ("full", "fsdp", 8)
+    assert full.memory["total"] < 0.95 * 80e9
+    assert any("8 processes with fsdp" in reason for reason in full.reasons)
+    small = plan(5_000, LARGE, EIGHT)
+    assert (small.method, small.parallel) == ("lora", "ddp")
+    one = plan(5_000, LARGE, EIGHT, training={"devices": 1})
+    assert (one.processes, one.parallel) == (1, "one")
+    assert small.seconds is not None
+    assert one.seconds == pytest.approx(8 * small.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "asked", "sentence"),
+    [
+        (CARD, 2, "training.devices asks for 2 GPUs and this machine has 1"),
+        (CPU, 3, "training.devices asks for 3 processes and this machine has 2 cores and no GPU"),
+    ],
+)
+def test_more_devices_than_there_are_is_refused(hardware: Hardware, asked: int, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        plan(400, SMALL, hardware, training={"devices": asked})
+
+
+def test_activations_are_recomputed_only_where_memory_needs_it() -> None:
+    long = {"micro_batch_tokens": 16_384, "batch_tokens": 16_384}
+    assert not plan(5_000, SMALL, CPU).recompute
+    assert not plan(5_000, LARGE, HUGE, tuning={"kind": "lora"}, training=long).recompute
+    needed = plan(5_000, LARGE, CARD, tuning={"kind": "lora"}, training=long | {"micro_batch_tokens": 4_096})
+    assert needed.recompute
+    assert any("computed again" in reason for reason in needed.reasons)
+    with pytest.raises(RecipeError, match="lora needs about"):
+        plan(5_000, LARGE, CARD, tuning={"kind": "lora"}, training=long | {"recompute": False})
+
+
+def test_layers_that_do_not_divide_are_not_held_in_four_bits() -> None:
+    odd = replace(LARGE, odd=("k_proj", "v_proj"))
+    with pytest.raises(RecipeError, match="divides by 64, and here it does not in k_proj, v_proj"):
+        plan(400, odd, CARD, tuning={"kind": "qlora"})
+    assert plan(400, odd, CARD, tuning={"kind": "qlora", "bits": 8}).method == "qlora"
+    assert plan(400, odd, Hardware("a cpu", 16, 64 * 10**9, (Gpu("a card", 80 * 10**9),))).method == "lora"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "word"), [("full", 0.1, "undo"), ("lora", 1e-7, "never"), ("prompt", 0.3, "")]
+)
+def test_a_rate_far_outside_is_warned_about(kind: str, rate: float, word: str) -> None:
+    warnings = plan(400, SMALL, CPU, tuning={"kind": kind}, training={"learning_rate": rate}).warnings
+    assert (word in warnings[0]) if word else not warnings
+
+
+def test_the_rank_grows_with_what_there_is_to_learn() -> None:
+    ranks = [plan(rows, SMALL, CPU).tuning.rank for rows in (10, 900, 99_000)]  # type: ignore[union-attr]
+    assert ranks == sorted(ranks)
+    assert ranks[0] == 16
+    assert ranks[-1] == 128
+
+
+def test_it_says_what_would_change_it() -> None:
+    recipe = build_recipe({"name": "x", "data": {"sources": [{"path": "x.jsonl"}]}})
+    given = (recipe, dataset(400), LARGE)
+    small_card = Hardware("a cpu", 16, 64 * 10**9, (Gpu("a card", 40 * 10**9),))
+
+    def count(tuning: Tuning) -> int:
+        return LARGE.total if tuning.kind == "full" else 100 * getattr(tuning, "rank", 10)
+
+    found = decide(*given, small_card, "bfloat16", count)
+    changes = with_changes(found, *given, count, lambda gpu: "bfloat16" if gpu else "float32").changes
+    assert found.method == "qlora"
+    assert any(line.startswith("with 600 more rows: lora instead of qlora") for line in changes)
+    assert any(
+        line.startswith("with eight 80 GB cards: lora instead of qlora, 8 processes with ddp") for line in changes
+    )
+
+
+def test_preferences_take_longer_and_want_a_lower_rate() -> None:
+    sft, dpo = (plan(5_000, SMALL, CPU, objective={"kind": kind}) for kind in ("sft", "dpo"))
+    assert dpo.learning_rate == pytest.approx(sft.learning_rate / 5, rel=0.05)
+    assert dpo.seconds is not None
+    assert sft.seconds is not None
+    assert dpo.seconds > sft.seconds

@@ -1,0 +1,170 @@
+"""The plan's memory model against measured peaks: each setting is trained for two updates in a process of its own.
+
+    python bench/memory.py [--only NUMBER] [--table docs/memory.md]
+
+The model has random weights of a Llama's shape; the peak is the process's largest resident memory on a CPU, the largest
+allocated memory on a GPU, as the run's own events record it. One JSON document on standard output.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SHAPES = {
+    "30M": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1408, "vocab_size": 8192},
+    "110M": {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 2048, "vocab_size": 16384},
+}
+SETTINGS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
+    ("30M", {"kind": "full"}, 512, {}),
+    ("30M", {"kind": "full"}, 2048, {}),
+    ("30M", {"kind": "lora"}, 1024, {}),
+    ("30M", {"kind": "lora"}, 4096, {}),
+    ("30M", {"kind": "lora", "dropout": 0.1}, 2048, {}),
+    ("30M", {"kind": "qlora"}, 2048, {}),
+    ("30M", {"kind": "prompt"}, 2048, {}),
+    ("30M", {"kind": "adapter"}, 2048, {}),
+    ("30M", {"kind": "ia3"}, 2048, {}),
+    ("30M", {"kind": "freeze"}, 2048, {}),
+    ("30M", {"kind": "lora"}, 4096, {"recompute": True}),
+    ("110M", {"kind": "full"}, 512, {}),
+    ("110M", {"kind": "full"}, 1024, {"recompute": True}),
+    ("110M", {"kind": "lora"}, 1024, {}),
+    ("110M", {"kind": "qlora"}, 512, {}),
+    ("110M", {"kind": "prefix"}, 1024, {}),
+]
+
+
+def one(number: int) -> dict[str, Any]:
+    """Train one setting and read what the run noted."""
+    import numpy as np
+    import torch
+    from pydantic import TypeAdapter
+
+    from luthier import events
+    from luthier.models.base import Base
+    from luthier.models.counting import model_facts, trainable_parameters
+    from luthier.models.load import quiet
+    from luthier.plan import decide, find_hardware
+    from luthier.recipe import Tuning, build_recipe
+    from luthier.text import save_rows
+    from luthier.text.render import TrainingRow
+    from luthier.train.fit import Job, fit
+
+    quiet()
+    size, tuning, length, training = SETTINGS[number]
+    folder = Path(tempfile.mkdtemp())
+    if not (folder / "config.json").exists():  # made in another process, so that its memory is not counted here
+        subprocess.run([sys.executable, __file__, "--make", f"{size}:{folder}"], check=True)
+    source = np.random.default_rng(0)
+    vocabulary = SHAPES[size]["vocab_size"]
+    rows = [
+        TrainingRow(source.integers(5, vocabulary, length // 4).tolist(), [False] * 8 + [True] * (length // 4 - 8))
+    ] * 16
+    for side, count in (("train", 16), ("validation", 2)):
+        save_rows(folder / f"{side}.safetensors", rows[:count])
+    part = {"rows": 16, "tokens": 4 * length, "trained_tokens": 4 * length - 128, "longest": length // 4}
+    recipe = build_recipe(
+        {
+            "name": "bench", "data": {"sources": [{"path": "x"}]}, "tuning": tuning,
+            "training": {"max_steps": 2, "batch_tokens": length, "micro_batch_tokens": length, **training},
+        }
+    )  # fmt: skip
+    base = Base("bench", folder, None, trust_remote_code=False)
+    chosen = TypeAdapter(Tuning).validate_python(tuning)
+    dataset = {"train": part, "validation": part, "replay": None}
+    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    plan = decide(
+        recipe, dataset, model_facts(base), find_hardware(), dtype, lambda asked: trainable_parameters(base, asked)
+    )
+    log = events.Log(folder / "events.jsonl")
+    (folder / "out").mkdir()
+
+    class Tokenizer:
+        pad_token_id = 0
+
+        def save_pretrained(self, _: Path) -> None:
+            """Nothing to save."""
+
+    started = time.monotonic()
+    fit(Job(recipe, chosen, plan.to_json(), base, folder, folder / "out"), Tokenizer(), log)
+    found = [event for _, event in events.read(log.path) if isinstance(event, events.MemoryMeasured)]
+    peak = max(event.measured for event in found)
+    return {
+        "model": size, "tuning": tuning, "tokens": length, **training, "predicted": plan.memory["total"],
+        "measured": peak, "probe": found[0].measured, "parts": plan.memory, "seconds": round(time.monotonic() - started, 1),
+        "error": plan.memory["total"] / peak - 1,
+    }  # fmt: skip
+
+
+def make(asked: str) -> None:
+    """A model of random weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    size, _, folder = asked.partition(":")
+    shape = SHAPES[size]
+    config = LlamaConfig(num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=8192, **shape)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+
+
+def table(found: list[dict[str, Any]], errors: list[float]) -> str:
+    """The page."""
+    lines = [
+        "# Memory: predicted and measured",
+        "",
+        "`python bench/memory.py --table docs/memory.md` trains each setting for two updates in a process of its own and",
+        f"compares the plan's estimate with the peak. {time.strftime('%Y-%m-%d')}, {platform.machine()} CPU, "
+        f"{len(os.sched_getaffinity(0))} cores, float32; resident memory.",
+        "",
+        f"Median error {statistics.median(errors):.1%}, worst {max(errors):.1%}, {len(found)} settings.",
+        "",
+        "| model | tuning | tokens a pass | recompute | predicted MB | measured MB | error |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in found:
+        name = row["tuning"]["kind"] + (", dropout" if row["tuning"].get("dropout") else "")
+        again = "yes" if row.get("recompute") else ""
+        sizes = f"{row['predicted'] / 1e6:,.0f} | {row['measured'] / 1e6:,.0f} | {row['error']:+.1%}"
+        lines.append(f"| {row['model']} | {name} | {row['tokens']:,} | {again} | {sizes} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--make")
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args()
+    if options.make:
+        make(options.make)
+        return
+    if options.only is not None:
+        print(json.dumps(one(options.only)))
+        return
+    found = []
+    for number in range(len(SETTINGS)):
+        command = [sys.executable, __file__, "--only", str(number)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr[-2000:])
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        row = found[-1]
+        print(f"{row['model']} {row['tuning']} {row['tokens']}: {row['predicted'] / 1e6:,.0f} MB predicted, "
+              f"{row['measured'] / 1e6:,.0f} MB measured, {row['error']:+.1%}, {row['seconds']} s", file=sys.stderr)  # fmt: skip
+    errors = [abs(row["error"]) for row in found]
+    if options.table:
+        options.table.write_text(table(found, errors), encoding="utf-8")
+    print(json.dumps({"median": statistics.median(errors), "worst": max(errors), "settings": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

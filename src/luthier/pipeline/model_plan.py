@@ -1,0 +1,108 @@
+"""What a tuning of a model takes, from the model's config alone: no rows, no weights."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from luthier.errors import Missing, RecipeError
+from luthier.models.base import UKULELE, Base, ukulele_file
+from luthier.plan import find_hardware
+from luthier.plan.compute import flops_per_token
+from luthier.plan.memory import Setting, memory_parts
+from luthier.plan.rates import default_rate
+from luthier.recipe import Tuning
+
+
+def plan_model(name: str, method: str, rank: int | None, targets: Sequence[str] | None, length: int) -> dict[str, Any]:
+    """Parameters, rate, compute and memory of one tuning of a model.
+
+    Args:
+        name: a config.json, a folder with one, or a hub id.
+        method: kind of the tuning.
+        rank: of `lora` and `qlora`.
+        targets: layers that get adapters.
+        length: tokens of one forward pass, as one row.
+
+    Raises:
+        RecipeError: there is no such model, tuning or layer.
+        Missing: the hub cannot be reached.
+    """
+    from luthier.models.counting import model_facts, trainable_parameters
+    from luthier.models.load import quiet, training_dtype
+
+    quiet()
+    tuning = _tuning(method, rank, targets)
+    with TemporaryDirectory() as aside:
+        base = Base(name, _config_folder(name, Path(aside)), None, trust_remote_code=False)
+        facts, trainable = model_facts(base), trainable_parameters(base, tuning)
+    hardware, dtype = find_hardware(), training_dtype("auto")
+    room = hardware.gpus[0].memory if hardware.gpus else hardware.memory
+    memory = memory_parts(facts, Setting(tuning, trainable, dtype, length, gpu=bool(hardware.gpus)))
+    whole = 0 if tuning.kind in ("full", "freeze") else trainable
+    return {
+        "model": name,
+        "method": tuning.kind,
+        "trainable_parameters": trainable,
+        "total_parameters": facts.total + whole,
+        "dtype": dtype,
+        "learning_rate": default_rate(tuning.kind, "sft", facts.hidden),
+        "flops_per_token": flops_per_token(facts, tuning, trainable, length=length, labelled=1.0),
+        "length": length,
+        "memory": memory,
+        "hardware": str(hardware),
+        "fits": "it fits" if memory["total"] < 0.95 * room else f"it does not fit: {room / 1e9:.0f} GB are there",
+    }
+
+
+def _tuning(method: str, rank: int | None, targets: Sequence[str] | None) -> Tuning:
+    asked: dict[str, Any] = {"kind": method}
+    if rank is not None:
+        asked["rank"] = rank
+    if targets is not None:
+        asked["target_modules"] = list(targets)
+    try:
+        tuning: Tuning = TypeAdapter(Tuning).validate_python(asked)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"] if part != method)
+        raise RecipeError(
+            f"{place or 'method'}: {problem['msg']}", where="--method", fix="luthier plan --help"
+        ) from error
+    if tuning.kind == "auto":
+        raise RecipeError("without rows the plan cannot choose", where="--method", fix="name a tuning, such as lora")
+    return tuning
+
+
+def _config_folder(name: str, aside: Path) -> Path:
+    """A folder with the model's config.json."""
+    path = Path(name)
+    if name == UKULELE:
+        return ukulele_file("")
+    if path.is_dir() and (path / "config.json").exists():
+        return path
+    if path.is_file():
+        shutil.copyfile(path, aside / "config.json")
+        return aside
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    raise RecipeError(f"there is no model '{name}'", where="--model", fix="give a config.json, a folder or a hub id")
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except RepositoryNotFoundError as error:
+        raise RecipeError(f"the hub has no model '{name}', or it is gated", where="--model", fix="check it") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise Missing(
+            f"the hub cannot be reached for the config of '{name}'",
+            where="--model",
+            fix="connect, or give the path of its config.json",
+        ) from error
