@@ -25,6 +25,8 @@ class Conversation:
         Raises:
             DataError: the run has no model yet.
         """
+        if run.recipe.objective.kind == "reward":
+            raise DataError("a reward model gives scores, it does not answer", where=run.name, fix="open another run")
         quiet()
         self._start = find_base(run.recipe.model, run.home)
         dtype = training_dtype(run.recipe.model.dtype)

@@ -148,12 +148,22 @@ class Work:
         asked = self.recipe.evaluate.retention
         if asked is not None:
             return asked
-        return ["ukulele-skills"] if self.recipe.model.base == UKULELE else []
+        return ["ukulele-skills"] if self.recipe.model.base == UKULELE and not self.scores else []
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the rows are pairs."""
+        return self.recipe.objective.rows == "pairs"
+
+    @property
+    def scores(self) -> bool:
+        """Whether the model will give scores instead of answers."""
+        return self.recipe.objective.kind == "reward"
 
     def tasks(self, conversations: bool) -> Sequence[str]:
         """The tasks: the recipe's, or the exact match where there are conversations."""
         asked = self.recipe.evaluate.tasks
-        return asked if asked is not None else ["exact_match"] if conversations else []
+        return asked if asked is not None else ["exact_match"] if conversations and not self.pairs else []
 
     @cached_property
     def conversations(self) -> bool:

@@ -56,6 +56,17 @@ def merge(
             raise disk_error(out, error) from error
 
 
+def as_trained(base: Base, tuned: Path, tuning: Tuning, dtype: DtypeName, *, scores: bool = False) -> Any:
+    """The model that a merged one has to equal.
+
+    Over a base in 8 bits that is the adapter beside the weights those bits stand for: in training the activations are
+    rounded too, which no merged model can repeat.
+    """
+    if isinstance(tuning, Qlora) and tuning.bits == 8:
+        return adapted(dequantised(base, dtype, tuning, scores=scores), tuned)
+    return load_tuned(base, tuned, tuning, dtype, scores=scores)
+
+
 def cannot_merge(kind: str) -> str:
     """Why a tuning is released as an adapter beside the base, and who can serve it."""
     if kind == "adapter":

@@ -83,6 +83,18 @@ def compare(
 
 
 @torch.no_grad()
+def compare_scores(trained: Any, released: Any, rows: Sequence[list[int]], dtype: str) -> Parity:
+    """Compare two reward models on tokenised rows: no score may differ by more than rounding."""
+    largest = 0.0
+    for ids in rows:
+        inputs = torch.tensor([ids], device=next(trained.parameters()).device)
+        scores = (model.eval()(input_ids=inputs, use_cache=False).logits.float() for model in (trained, released))
+        first, second = scores
+        largest = max(largest, (first - second).abs().max().item())
+    return Parity(len(rows), 0, True, largest, BOUNDS[dtype])
+
+
+@torch.no_grad()
 def _logits(model: Any, ids: list[int]) -> torch.Tensor:
     place = next(model.parameters()).device
     logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=place), use_cache=False).logits
