@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "ukulele")]
 
-import make_demo_rows as demo
+import make_demo_rows as demo  # noqa: E402
 
-import world
+import world  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1] / "recipes"
 TICKETS, PAIRS, DOCUMENTS = 500, 500, 240
