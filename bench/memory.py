@@ -99,7 +99,8 @@ def one(number: int) -> dict[str, Any]:
     peak = max(event.measured for event in found)
     return {
         "model": size, "tuning": tuning, "tokens": length, **training, "predicted": plan.memory["total"],
-        "measured": peak, "probe": found[0].measured, "parts": plan.memory, "seconds": round(time.monotonic() - started, 1),
+        "measured": peak, "probe": found[0].measured, "parts": plan.memory,
+        "seconds": round(time.monotonic() - started, 1),
         "error": plan.memory["total"] / peak - 1,
     }  # fmt: skip
 
@@ -121,8 +122,8 @@ def table(found: list[dict[str, Any]], errors: list[float]) -> str:
     lines = [
         "# Memory: predicted and measured",
         "",
-        "`python bench/memory.py --table docs/memory.md` trains each setting for two updates in a process of its own and",
-        f"compares the plan's estimate with the peak. {time.strftime('%Y-%m-%d')}, {platform.machine()} CPU, "
+        "`python bench/memory.py --table docs/memory.md` trains each setting for two updates in a process of its own",
+        f"and compares the plan's estimate with the peak. {time.strftime('%Y-%m-%d')}, {platform.machine()} CPU, "
         f"{len(os.sched_getaffinity(0))} cores, float32; resident memory.",
         "",
         f"Median error {statistics.median(errors):.1%}, worst {max(errors):.1%}, {len(found)} settings.",
@@ -158,8 +159,9 @@ def main() -> None:
             sys.exit(done.stderr[-2000:])
         found.append(json.loads(done.stdout.splitlines()[-1]))
         row = found[-1]
-        print(f"{row['model']} {row['tuning']} {row['tokens']}: {row['predicted'] / 1e6:,.0f} MB predicted, "
-              f"{row['measured'] / 1e6:,.0f} MB measured, {row['error']:+.1%}, {row['seconds']} s", file=sys.stderr)  # fmt: skip
+        sizes = f"{row['predicted'] / 1e6:,.0f} MB predicted, {row['measured'] / 1e6:,.0f} MB measured"
+        what = f"{row['model']} {row['tuning']} {row['tokens']}"
+        print(f"{what}: {sizes}, {row['error']:+.1%}, {row['seconds']} s", file=sys.stderr, flush=True)
     errors = [abs(row["error"]) for row in found]
     if options.table:
         options.table.write_text(table(found, errors), encoding="utf-8")

@@ -75,7 +75,7 @@ def lora(model: Any, tuning: Lora) -> Module:
         use_dora=tuning.dora,
         init_lora_weights=INITS[tuning.init],
         modules_to_save=whole or None,
-        ensure_weight_tying=_both_ends(model, whole if names == "all-linear" else [*whole, *names]),
+        ensure_weight_tying=_both_ends(model, whole),
         trainable_token_indices=None if embedding in whole else _new_tokens(model),
     )
     model.requires_grad_(False)

@@ -41,10 +41,10 @@ def merge(
     model: Any
     if isinstance(tuning, Qlora):
         wrapped: Any = adapted(dequantised(base, trained_as, tuning, scores=scores), tuned)
-        model = wrapped.merge_and_unload()
+        model = _merged(wrapped)
     else:
         model = load_tuned(base, tuned, tuning, "float32", scores=scores)
-        model = model.merge_and_unload() if is_adapter(model) else model
+        model = _merged(model) if is_adapter(model) else model
     model = model.to(DTYPES[saved_as])
     model.config.dtype = DTYPES[saved_as]
     note_ends(model, tokenizer, base)
@@ -54,6 +54,16 @@ def merge(
             tokenizer.save_pretrained(out)
         except OSError as error:
             raise disk_error(out, error) from error
+
+
+def _merged(model: Any) -> Any:
+    """The sum, with a head of its own where only the embedding it shared weights with was adapted."""
+    causal = model.get_base_model()
+    head, embedding = getattr(causal, "lm_head", None), causal.get_input_embeddings()
+    if head is not None and hasattr(embedding, "lora_embedding_A") and embedding.weight is head.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        causal.config.tie_word_embeddings = False
+    return model.merge_and_unload()
 
 
 def as_trained(base: Base, tuned: Path, tuning: Tuning, dtype: DtypeName, *, scores: bool = False) -> Any:

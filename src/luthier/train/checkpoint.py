@@ -203,11 +203,13 @@ def _read_state(place: Path) -> dict[str, Any]:
 
 def _optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     names: dict[Any, str] = {p: name for name, p in trainable(model).items()}
-    return {
+    found = {
         f"{key}/{names[parameter]}": local(torch.as_tensor(value).detach()).cpu().contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
     }
+    # bitsandbytes gives all parameters one table, and a file holds no tensor twice
+    return {path: tensor.clone() if path.startswith("qmap") else tensor for path, tensor in found.items()}
 
 
 def _restore_optimizer(
