@@ -44,7 +44,7 @@ def save_tuned(model: Any, tokenizer: Tokenizer, base: Base, folder: Path) -> No
 
 def note_ends(model: Any, tokenizer: Tokenizer, base: Base) -> None:
     """Name every token that ends an answer in the generation config, so that servers stop where training did."""
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:  # a reward model has none
         ends = stop_ids(tokenizer, base.stop_ids)
         model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
 

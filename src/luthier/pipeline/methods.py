@@ -67,7 +67,7 @@ def measure(
     for method in methods:
         tell(method)
         settings = [*METHODS[method], *QUIET, *overrides]
-        command = [sys.executable, "-m", "luthier", "evaluate", str(default_recipe()), *settings]
+        command = [sys.executable, "-m", "luthier", "gate", str(default_recipe()), *settings]
         done = subprocess.run(  # noqa: S603 - this program itself
             [*command, "--json", "--runs", str(folder)], capture_output=True, text=True, check=False
         )
@@ -75,8 +75,9 @@ def measure(
             document = json.loads(done.stdout)
         except ValueError as error:
             raise DataError(f"'{method}' failed: {done.stderr.strip()[-500:]}", where=str(folder)) from error
-        if document["status"] != "done":
-            raise DataError(f"'{method}' failed: {document['error']['what']}", where=str(folder))
+        failed = document.get("error")
+        if failed and failed["kind"] != "GateFailed":
+            raise DataError(f"'{method}' failed: {failed['what']}", where=str(folder))
         found.append(_read(method, open_run(Path(document["run"]))))
     return found
 
