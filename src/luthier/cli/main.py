@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from luthier.cli import (
+    bench,
     chat,
     compare,
     curate,
@@ -51,6 +52,7 @@ app.command()(chat.chat)
 app.command()(show.show)
 app.command()(runs.runs)
 app.command()(doctor.doctor)
+app.command()(bench.bench)
 
 
 def main() -> NoReturn:

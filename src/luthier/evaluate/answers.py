@@ -13,6 +13,7 @@ LOSS_METRIC = "validation_loss"
 PERPLEXITY = "perplexity"
 FORMAT_METRIC = "format_valid"
 LENGTH_METRIC = "length_ratio"
+PREFERENCE = "preference"
 OWN_METRICS = (STOP_METRIC, FORMAT_METRIC, LENGTH_METRIC)
 
 

@@ -22,6 +22,7 @@ from luthier.evaluate.answers import (
     LENGTH_METRIC,
     LOSS_METRIC,
     PERPLEXITY,
+    PREFERENCE,
     STOP_METRIC,
     Results,
     pairs,
@@ -70,16 +71,17 @@ class RuleResult:
     left_out: int = 0
 
 
-def rules_of(gate: Gate, tasks: Sequence[Task]) -> list[Rule]:
-    """The recipe's rules or the default ones for these tasks.
+def rules_of(gate: Gate, tasks: Sequence[Task], *, pairs: bool = False, scores: bool = False) -> list[Rule]:
+    """The recipe's rules or the default ones for these tasks, for rows that are `pairs`, for a model of `scores`.
 
     Raises:
         RecipeError: a rule names a metric that the recipe does not measure.
     """
     if gate.rules is None:
-        return [parse_rule(line) for line in _default_rules(tasks)]
+        return [parse_rule(line) for line in _default_rules(tasks, PREFERENCE if pairs else LOSS_METRIC)]
     names = [task.name for task in tasks]
-    measured = {LOSS_METRIC, PERPLEXITY, LEAKED, REGURGITATED, *names}
+    measured = {LEAKED, REGURGITATED, *names, *([PREFERENCE] if pairs else [])}
+    measured |= set() if scores else {LOSS_METRIC, PERPLEXITY}
     if any(task.role == "retention" for task in tasks):
         measured.add(POOLED)
     if any(task.role == "task" and task.kind == "generate" for task in tasks):
@@ -96,9 +98,10 @@ def rules_of(gate: Gate, tasks: Sequence[Task]) -> list[Rule]:
     return rules
 
 
-def _default_rules(tasks: Sequence[Task]) -> list[str]:
+def _default_rules(tasks: Sequence[Task], without: str) -> list[str]:
+    """A rule for each task, or for the metric `without` tasks; the suites, and how answers look."""
     own = [task for task in tasks if task.role == "task"]
-    lines = [f"{task.name} improves" for task in own] or [f"{LOSS_METRIC} improves"]
+    lines = [f"{task.name} improves" for task in own] or [f"{without} improves"]
     for task in tasks:
         if task.role == "regression":
             lines.append(f"{task.name} at least 1")

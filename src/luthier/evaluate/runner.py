@@ -12,6 +12,7 @@ from luthier.evaluate.answers import (
     FORMAT_METRIC,
     LOSS_METRIC,
     PERPLEXITY,
+    PREFERENCE,
     STOP_METRIC,
     Results,
     write_answers,
@@ -25,6 +26,7 @@ from luthier.evaluate.likelihood import row_losses
 from luthier.evaluate.lock import lock_of
 from luthier.evaluate.marking import summarise
 from luthier.evaluate.metrics import mean_per_token, share
+from luthier.evaluate.preferences import preferences
 from luthier.evaluate.summaries import ended, length_ratio
 from luthier.text import TokenRows
 from luthier.types import Answer, Metric
@@ -41,6 +43,8 @@ def evaluate(
     *,
     calibration: int = 0,
     progress: Progress = lambda _: None,
+    pairs: bool = False,
+    scores: bool = False,
 ) -> dict[str, Metric]:
     """Answer every task, measure the validation loss, and write it down.
 
@@ -53,19 +57,22 @@ def evaluate(
         out: an existing folder.
         calibration: items of each task that are asked again in other batches; 0 for none.
         progress: called with the number of answers that came.
+        pairs: whether the validation rows are pairs; then the share of chosen answers preferred is a metric too, and
+            the loss is that of the chosen ones.
+        scores: whether the model is a reward model, which has no loss and answers nothing.
 
     Returns:
         The metrics: the validation loss and perplexity, those of each task, and of the first task that is written
         the share of answers that the model ended itself and, where its scorer asks for a form, that have it.
     """
     answers = {task.name: ask(candidate, task, progress) for task in tasks}
-    sums, counts = row_losses(candidate.model, validation, packed=candidate.packed)
-    loss = mean_per_token(LOSS_METRIC, sums, counts)
-    edges = (math.exp(loss.value), math.exp(loss.low), math.exp(loss.high))
-    metrics = [loss, Metric(PERPLEXITY, *edges, loss.n, lower_is_better=True)]
+    sums, counts, metrics = _loss(candidate, validation, pairs=pairs) if not scores else ([], [], [])
     for task in tasks:
         metrics += summarise(task, answers[task.name])
     metrics += _form([task for task in tasks if task.role == "task" and task.kind == "generate"], answers)
+    if pairs:
+        answers[PREFERENCE] = preferences(candidate.model, validation, candidate.tokenizer, packed=candidate.packed)
+        metrics.append(share(PREFERENCE, [answer.score for answer in answers[PREFERENCE]]))
     write_text(out / "answers.jsonl", write_answers(answers))
     write_text(out / "suites.json", json.dumps(lock_of(tasks, candidate.tokenizer.chat_template or ""), indent=1))
     noise = calibrate(tasks, answers, partial(_again, candidate), calibration) if calibration else {}
@@ -74,6 +81,15 @@ def evaluate(
     found = {metric.name: metric for metric in metrics}
     write_text(out / "metrics.json", json.dumps({k: asdict(v) for k, v in found.items()}, indent=1) + "\n")
     return found
+
+
+def _loss(candidate: Candidate, validation: TokenRows, *, pairs: bool) -> tuple[list[float], list[int], list[Metric]]:
+    """Each row's loss and trained tokens, and the metrics of all; of pairs the chosen rows."""
+    rows = validation.select(range(0, len(validation), 2)) if pairs else validation
+    sums, counts = row_losses(candidate.model, rows, packed=candidate.packed)
+    loss = mean_per_token(LOSS_METRIC, sums, counts)
+    edges = (math.exp(loss.value), math.exp(loss.low), math.exp(loss.high))
+    return sums, counts, [loss, Metric(PERPLEXITY, *edges, loss.n, lower_is_better=True)]
 
 
 def _form(written: Sequence[Task], answers: dict[str, list[Answer]]) -> list[Metric]:

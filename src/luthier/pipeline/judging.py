@@ -87,7 +87,7 @@ def note_promoted(work: Work) -> None:
 
 def gate_rules(work: Work) -> list[Rule]:
     """The rules, for the tasks that the evaluation asked."""
-    return rules_of(work.recipe.gate, tasks_of(work))
+    return rules_of(work.recipe.gate, tasks_of(work), pairs=work.pairs, scores=work.scores)
 
 
 def gate_settings(work: Work) -> dict[str, Any]:
@@ -109,7 +109,8 @@ def evaluate_model(work: Work, model: Any, name: str, out: Path, *, calibrate: b
     candidate = _candidate(work, model, name)
     again = work.recipe.gate.calibration if calibrate else 0
     validation = load_rows(work.artifacts["dataset"].path("validation.safetensors"))
-    evaluate(candidate, tasks, validation, out, calibration=again, progress=_progress(work, tasks))
+    kind = {"pairs": work.pairs, "scores": work.scores}
+    evaluate(candidate, tasks, validation, out, calibration=again, progress=_progress(work, tasks), **kind)
 
 
 def _candidate(work: Work, model: Any, name: str) -> Any:

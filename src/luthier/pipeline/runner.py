@@ -169,7 +169,7 @@ def _check_early(work: Work) -> None:
     # The rows are not split yet, so a scorer stands for its task; files and suites are read whole.
     tasks = [Task(name, (), scoring=f"generate {name}") for name in names if name in SCORERS]
     tasks += own_tasks([name for name in names if name not in SCORERS], [], work.run.home, 1)
-    rules_of(work.recipe.gate, [*tasks, *suites_of(work)])
+    rules_of(work.recipe.gate, [*tasks, *suites_of(work)], pairs=work.pairs, scores=work.scores)
 
 
 def _key(work: Work, stage: Stage) -> tuple[str, dict[str, Any], dict[str, str]]:

@@ -144,6 +144,7 @@ def _evaluate_settings(work: Work) -> dict[str, Any]:
         "calibration": work.recipe.gate.calibration,
         "base": work.base_identity,
         "dtype": _plan(work)["dtype"],
+        "kind": work.recipe.objective.kind if work.pairs else "answers",
     }
 
 
@@ -167,7 +168,7 @@ def _make_baseline(work: Work, out: Path) -> None:
     _need_review(work)  # before the base model is asked for minutes
     from luthier.models.load import load_model
 
-    evaluate_model(work, load_model(work.base, _plan(work)["dtype"]), BASE, out, calibrate=True)
+    evaluate_model(work, load_model(work.base, _plan(work)["dtype"], scores=work.scores), BASE, out, calibrate=True)
 
 
 def _model_settings(work: Work) -> dict[str, Any]:
@@ -208,7 +209,8 @@ def _make_model(work: Work, out: Path) -> None:
 def _make_evaluation(work: Work, out: Path) -> None:
     from luthier.models.tuned import load_tuned
 
-    model = load_tuned(work.base, work.artifacts["model"].folder, _tuning(work), _plan(work)["dtype"])
+    folder, dtype = work.artifacts["model"].folder, _plan(work)["dtype"]
+    model = load_tuned(work.base, folder, _tuning(work), dtype, scores=work.scores)
     evaluate_model(work, model, work.artifacts["model"].sha256, out)
 
 
@@ -219,9 +221,9 @@ def _make_verdict(work: Work, out: Path) -> None:
         from luthier.models.tuned import load_tuned
 
         if side == "base":
-            return load_model(work.base, _plan(work)["dtype"]), BASE
-        tuned = work.artifacts["model"]
-        return load_tuned(work.base, tuned.folder, _tuning(work), _plan(work)["dtype"]), tuned.sha256
+            return load_model(work.base, _plan(work)["dtype"], scores=work.scores), BASE
+        tuned, dtype = work.artifacts["model"], _plan(work)["dtype"]
+        return load_tuned(work.base, tuned.folder, _tuning(work), dtype, scores=work.scores), tuned.sha256
 
     make_verdict(work, out, load)
 
@@ -236,27 +238,40 @@ def _make_release(work: Work, out: Path) -> None:
     from luthier.models.load import load_model
     from luthier.models.tuned import load_tuned, save_tuned
     from luthier.release.merge import merge
-    from luthier.release.parity import compare
 
     tuning, dtype, tuned = _tuning(work), _plan(work)["dtype"], work.artifacts["model"].folder
-    trained = load_tuned(work.base, tuned, tuning, dtype)
     if not _merges(work):
+        trained = load_tuned(work.base, tuned, tuning, dtype, scores=work.scores)
         save_tuned(trained, work.tokenizer, work.base, out / "model")
         _write_card(work, out, None)
         return
     saved_as = dtype if work.recipe.release.dtype == "auto" else work.recipe.release.dtype
-    merge(work.base, tuned, tuning, work.tokenizer, out / "model", trained_as=dtype, saved_as=saved_as)
-    released = load_model(Base(work.recipe.name, out / "model", None, work.base.trust_remote_code), saved_as)
-    examples = read_examples(work.artifacts["dataset"].path("validation.jsonl"))[:PARITY_PROMPTS]
-    prompts = [render_prompt(e.messages[:-1], work.tokenizer) for e in examples if e.messages]
-    if not prompts:  # plain text: each row's first half is the prompt
-        rows = load_rows(work.artifacts["dataset"].path("validation.safetensors"))
-        prompts = [row.ids[: max(1, len(row.ids) // 2)] for row in map(rows.row, range(min(len(rows), PARITY_PROMPTS)))]
-    room = _room(work, [e.messages[-1].content for e in examples if e.messages])
-    parity = compare(trained, released, work.tokenizer, prompts, stop=work.stop, max_new_tokens=room, dtype=saved_as)
+    formats: dict[str, Any] = {"trained_as": dtype, "saved_as": saved_as, "scores": work.scores}
+    merge(work.base, tuned, tuning, work.tokenizer, out / "model", **formats)
+    base = Base(work.recipe.name, out / "model", None, work.base.trust_remote_code)
+    parity = _parity(work, load_model(base, saved_as, scores=work.scores), saved_as)
     parity.require()
     write_text(out / "parity.json", json.dumps(parity.to_json(), indent=1) + "\n")
     _write_card(work, out, parity.to_json())
+
+
+def _parity(work: Work, released: Any, saved_as: str) -> Any:
+    """The released model compared with the trained one on validation rows."""
+    from luthier.release.merge import as_trained
+    from luthier.release.parity import compare, compare_scores
+
+    dataset = work.artifacts["dataset"]
+    tuning, dtype = _tuning(work), _plan(work)["dtype"]
+    trained = as_trained(work.base, work.artifacts["model"].folder, tuning, dtype, scores=work.scores)
+    rows = load_rows(dataset.path("validation.safetensors"))
+    if work.scores:
+        return compare_scores(trained, released, [row.ids for row in map(rows.row, range(len(rows)))], saved_as)
+    examples = read_examples(dataset.path("validation.jsonl"))[:PARITY_PROMPTS]
+    prompts = [render_prompt(e.messages[:-1], work.tokenizer) for e in examples if e.messages]
+    if not prompts:  # plain text: each row's first half is the prompt
+        prompts = [row.ids[: max(1, len(row.ids) // 2)] for row in map(rows.row, range(min(len(rows), PARITY_PROMPTS)))]
+    room = _room(work, [e.messages[-1].content for e in examples if e.messages])
+    return compare(trained, released, work.tokenizer, prompts, stop=work.stop, max_new_tokens=room, dtype=saved_as)
 
 
 def _merges(work: Work) -> bool:
