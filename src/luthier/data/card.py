@@ -45,7 +45,12 @@ def _counts(facts: Mapping[str, Any]) -> str:
         ("side", "rows", "tokens", "trained tokens", "longest row, tokens"),
         [(side, *(part[name] for name in names)) for side, part in sides],
     )
-    return f"{facts['read']:,} rows were read; {facts['fates']['kept']:,} were kept.\n\n{table}"
+    proof = facts["proof"]
+    proved = (
+        f"No two rows on different sides share {proof['threshold']:.0%} or more of their shingles (Jaccard): every "
+        f"pair that could was compared, and {proof['tied']:,} were tied together for it."
+    )
+    return f"{facts['read']:,} rows were read; {facts['fates']['kept']:,} were kept.\n\n{table}\n\n{proved}"
 
 
 def _sources(recipe: Recipe, facts: Mapping[str, Any]) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 from luthier.artifact import write_text
 from luthier.data.apply import apply_verdicts
 from luthier.data.card import card
-from luthier.data.divide import divide
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
+from luthier.data.prove import divide_and_prove
 from luthier.data.read import Files, find_files
 from luthier.data.rendering import Wanted
 from luthier.data.shapes import Reading
@@ -84,11 +84,11 @@ def curate(
             _draw(table, [source.weight for source in recipe.data.sources])
             check_rejected(table, recipe.data.max_rejected)
             progress(table.count, table.count, "dividing")
-            divide(table, split)
+            proof = divide_and_prove(table, split)
         finally:  # the ledger is written whatever happens: it shows what to mend
             write_lines(out / "ledger.jsonl", entries(table))
         progress(table.count, table.count, "writing")
-        facts = _facts(table, recipe, workshop, feeds, out, limit) | {"steps": reports}
+        facts = _facts(table, recipe, workshop, feeds, out, limit) | {"steps": reports, "proof": proof}
         facts["replay"] = _replay(recipe, recipe_folder, workshop, held, table, out, limit)
         write_text(out / "README.md", card(table, recipe, facts))
     write_text(out / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

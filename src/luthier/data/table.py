@@ -99,12 +99,16 @@ class Table:
             if one.risk or one.note:
                 risks.append((one.risk, f"{rule}: {one.note}" if one.note else rule, one.row))
         self.change("UPDATE rows SET fate = ?, reason = ?, score = ?, rule = ?, kept = ? WHERE n = ?", fates)
-        self.change("INSERT INTO links VALUES (?, ?)", links)
+        self.link(links)
         self.change(
             "UPDATE rows SET risk = max(risk, ?), note = CASE note WHEN '' THEN ?2 ELSE note || '; ' || ?2 END "
             "WHERE n = ?",
             risks,
         )
+
+    def link(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Tie rows together: they are never divided."""
+        self.change("INSERT INTO links VALUES (?, ?)", pairs)
 
     def where(self, number: int) -> str:
         """The place of a row, as `file:line`."""
