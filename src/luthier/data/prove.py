@@ -2,9 +2,9 @@
 
 Twins are rows whose sets of shingles have a Jaccard index of at least the threshold. Two sets of sizes a and b can only
 reach the threshold t when they share one of the first a - ceil(t a) + 1 and first b - ceil(t b) + 1 elements, in any
-order that is the same for both (prefix filtering: Chaudhuri, Ganti & Kaushik 2006; Bayardo, Ma & Srikant 2007). With the rare
-elements first these are few, so the comparison is complete and still quick. It shares no step with the MinHash by which
-near duplicates are found before.
+order that is the same for both (prefix filtering: Chaudhuri, Ganti & Kaushik 2006; Bayardo, Ma & Srikant 2007). With
+the rare elements first these are few, so the comparison is complete and still quick. It shares no step with the MinHash
+by which near duplicates are found before.
 """
 
 import math
