@@ -58,6 +58,10 @@ class Candidate:
 
 def ask(candidate: Candidate, task: Task, progress: Progress = lambda _: None) -> list[Answer]:
     """The candidate's answers to a task, scored; an answer that never stops scores what its text earns."""
+    if task.kind == "harness":
+        from luthier.evaluate.harness import ask_all  # it asks back
+
+        return ask_all(candidate, task)
     return mark(task, task.items, said(candidate, task, progress))
 
 
@@ -97,7 +101,8 @@ def _ask_new(
     candidate: Candidate, task: Task, decoding: Decoding, new: dict[str, tuple[Item, int]], progress: Progress
 ) -> None:
     ways = {"generate": _generated, "choose": _chosen, "likelihood": _likely}
-    for found in ways[task.kind](candidate, decoding, new):
+    way = ways[task.kind]
+    for found in way(candidate, decoding, new):
         candidate.memory.keep(found)
         progress(len(found))
 

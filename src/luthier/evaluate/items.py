@@ -7,7 +7,7 @@ from typing import Any, Literal
 from luthier.artifact import digest
 from luthier.types import Answer, Message, Metric, Score
 
-Kind = Literal["generate", "choose", "likelihood"]
+Kind = Literal["generate", "choose", "likelihood", "harness"]
 Role = Literal["task", "retention", "safety", "instructions", "regression"]
 
 
@@ -80,7 +80,8 @@ def unscored(answer: str, item: Item) -> Score:  # noqa: ARG001 - the form of a 
 class Task:
     """Items, how they are asked, and how their answers are scored and summed up.
 
-    `kind` says how: `generate` an answer, `choose` the likeliest of the choices, or the `likelihood` of a text.
+    `kind` says how: `generate` an answer, `choose` the likeliest of the choices, the `likelihood` of a text, or
+    `harness` for what lm-evaluation-harness asks.
     `scoring` names the scorer with its settings: it enters the lock of a suite.
     """
 

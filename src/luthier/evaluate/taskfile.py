@@ -9,7 +9,8 @@ decoding: {max_new_tokens: 16}
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +19,12 @@ from pydantic import Field, ValidationError
 
 from luthier.errors import DataError, RecipeError
 from luthier.evaluate.items import Decoding, Item, Kind, Role, Summary, Task, unscored
+from luthier.evaluate.judge import CRITERION, Endpoint, score_all
 from luthier.evaluate.rows import read_rows, read_text
 from luthier.evaluate.scorers import find_scorer
 from luthier.evaluate.summaries import corpus_bleu, means, pass_at, perplexity
 from luthier.recipe.section import Section
-from luthier.types import Message
+from luthier.types import Message, Score
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -99,7 +101,10 @@ def make_task(file: TaskFile, folder: Path, where: str, role: Role = "task") -> 
         raise RecipeError("pass_at needs as many samples", where=where, fix=f"decoding.samples={max(file.pass_at)}")
     settings = dict(file.scorer)
     name = settings.pop("name", None)
-    score = find_scorer(str(name), settings, where=where) if file.kind == "generate" else unscored
+    asks_judge = file.kind == "generate" and name == "judge"
+    judge = _judge(settings, where) if asks_judge else None
+    plain = file.kind != "generate" or asks_judge
+    score = unscored if plain else find_scorer(str(name), settings, where=where)
     summary: Summary = means
     if file.kind == "likelihood":
         summary = perplexity
@@ -116,7 +121,17 @@ def make_task(file: TaskFile, folder: Path, where: str, role: Role = "task") -> 
     check_ids(items, where)
     decoding = Decoding(**file.decoding.model_dump())
     scoring = f"{file.kind} {file.scorer if file.kind == 'generate' else ''}".strip()
-    return Task(file.name, items, score, file.kind, decoding, summary, scoring, role)
+    return Task(file.name, items, score, file.kind, decoding, summary, scoring, role, score_all=judge)
+
+
+def _judge(settings: Mapping[str, Any], where: str) -> Callable[[Sequence[str], Sequence[Item]], list[Score]]:
+    """The scorer `judge`: `url` and `model` of an endpoint, `key_env`, and the `criterion` to meet."""
+    known = {"url", "model", "key_env", "criterion"}
+    if not {"url", "model"} <= settings.keys() <= known:
+        told = ", ".join(sorted(known))
+        raise RecipeError(f"the judge needs url and model, and takes {told}", where=where, fix="see docs/evaluation.md")
+    endpoint = Endpoint(str(settings["url"]), str(settings["model"]), str(settings.get("key_env", "OPENAI_API_KEY")))
+    return partial(score_all, ask=endpoint, criterion=str(settings.get("criterion", CRITERION)))
 
 
 def check_ids(items: Sequence[Item], where: str) -> None:

@@ -8,10 +8,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from luthier.artifact import digest
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, Missing, RecipeError
 from luthier.evaluate import instructions, safety
 from luthier.evaluate.benchmarks import hellaswag, mmlu
 from luthier.evaluate.code import humaneval
@@ -89,6 +90,9 @@ def find_tasks(names: Iterable[str], folder: Path, role: Role) -> list[Task]:
     """
     found = []
     for name in names:
+        if name.startswith("lm-eval:"):
+            found.append(replace(_harness(name.removeprefix("lm-eval:")), role=role))
+            continue
         if name in BUILT_IN:
             found += [replace(task, role=role) for task in BUILT_IN[name]()]
             continue
@@ -105,6 +109,19 @@ def suite_file(name: str, folder: Path) -> Path | None:
     kind, _, rest = name.partition(":")
     given = rest if kind in FORMATS and rest else name
     return next((path for path in (folder / given, Path(given)) if path.is_file() or path.is_dir()), None)
+
+
+def _harness(name: str) -> Task:
+    """A task of lm-evaluation-harness; made here, for the module that asks it needs torch."""
+    try:
+        used = version("lm-eval")
+    except PackageNotFoundError as error:
+        raise Missing(
+            "tasks of lm-evaluation-harness need the package lm-eval",
+            where=f"lm-eval:{name}",
+            fix="pip install 'luthier[lm-eval]'",
+        ) from error
+    return Task(f"lm-eval:{name}", (), kind="harness", summarise=means, scoring=f"lm-eval {name} {used}")
 
 
 def _resolve(name: str, folder: Path, role: Role) -> tuple[str, Path]:
