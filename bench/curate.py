@@ -28,6 +28,7 @@ import numpy as np
 
 from luthier.data.memory import open_memory
 from luthier.data.outcome import Workshop
+from luthier.data.read import Files
 from luthier.data.shapes import Reading
 from luthier.data.shard import Feed, take_in
 from luthier.data.step import Surroundings
@@ -140,7 +141,7 @@ def curate(path: Path, folder: Path, parts: dict[str, float]) -> list[tuple[int,
     (folder / "table").mkdir()
     with open_memory(folder / "memory", workshop.fingerprint()) as memory, Table(memory, folder / "table") as table:
         started = time.perf_counter()
-        for _ in take_in([Feed(0, path.name, path, 1 << 30, Reading())], table, workshop):
+        for _ in take_in([Feed(0, Files(path.name, [(path, path.name)]), 1 << 30, Reading())], table, workshop):
             pass
         parts["rows"] = time.perf_counter() - started
         for i, step in enumerate(workshop.sets):
