@@ -74,7 +74,7 @@ def convert(row: RawRow, reading: Reading = Reading()) -> tuple[str | None, Exam
         value = _mapped(row.value, reading.fields)
         name = recognise(value, reading) if reading.shape == "auto" else reading.shape
         if name is None or not SHAPES[name].fits(value):
-            return None, _unknown(value, name)
+            return None, _unknown(value, name, reading.fields)
         return name, _content(row, value, SHAPES[name].read(value), reading)
     except RowError as error:
         return name, error.fate
@@ -177,7 +177,10 @@ def _with_ratings(row: Json, turns: list[Message], scale: tuple[float, float] | 
     return heard
 
 
-def _unknown(row: Json, forced: str | None) -> Fate:
+def _unknown(row: Json, forced: str | None, fields: Mapping[str, str | None]) -> Fate:
+    absent = [f"'{theirs}' (for {ours})" for ours, theirs in fields.items() if theirs and row.get(ours) is None]
+    if absent:
+        return Fate("unknown_shape", f"the row has no {' and no '.join(absent)}, which data.sources.N.fields names")
     seen = [quote(key) for _, key in zip(range(SHOWN_KEYS), row, strict=False)]
     more = f" and {len(row) - SHOWN_KEYS} more" if len(row) > SHOWN_KEYS else ""
     keys = f"keys: {', '.join(seen)}{more}" if row else "the object is empty"

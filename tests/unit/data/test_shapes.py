@@ -302,3 +302,4 @@ def test_fields_by_other_names() -> None:
     fate = read({"Frage": "Hi"}, fields=fields)[1]
     assert isinstance(fate, Fate)
     assert fate.name == "unknown_shape"
+    assert "'x.Antwort' (for completion)" in fate.reason
