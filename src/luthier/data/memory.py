@@ -71,6 +71,11 @@ class Memory:
         self._base = connect(folder / "outcomes.sqlite")
         self._base.execute(f"CREATE TABLE IF NOT EXISTS outcomes (key BLOB UNIQUE, {COLUMNS})")
         self.used = 0
+        last = self._base.execute(
+            "SELECT at, content, pieces, signatures FROM outcomes ORDER BY rowid DESC LIMIT 1"
+        ).fetchone()
+        if last is not None and sum(last[:3]) + sum(json.loads(last[3])) > self._end:
+            raise sqlite3.DatabaseError("the bodies are not all there")
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Remembered]:
         """What is known of these rows."""
@@ -133,7 +138,7 @@ def connect(path: Path) -> sqlite3.Connection:
         base = sqlite3.connect(path)
         for setting in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-65536", "temp_store=FILE"):
             base.execute(f"PRAGMA {setting}")
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
         raise disk_error(path, OSError(str(error))) from error
     return base
 

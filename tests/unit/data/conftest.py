@@ -47,9 +47,10 @@ class Bench:
             self.write(*rows)
         verdicts = data.pop("verdicts", {})
         sources = data.pop("sources", [{"path": path} for path in paths])
-        more = {"seed": data.pop("seed")} if "seed" in data else {}
+        more = {name: data.pop(name) for name in ("seed", "objective") if name in data}
+        memory = data.pop("memory", None)
         recipe = build_recipe({"name": "t", **more, "data": {"sources": sources, "max_rejected": 1.0, **data}})
-        return curate(recipe, self.folder, self.tokenizer, context, self.out, verdicts=verdicts)
+        return curate(recipe, self.folder, self.tokenizer, context, self.out, verdicts=verdicts, memory=memory)
 
     def lines(self, name: str) -> list[Any]:
         return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").split("\n")[:-1]]

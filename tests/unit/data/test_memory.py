@@ -1,0 +1,148 @@
+"""Work on rows is remembered by content; pairs, ratings and weights as token rows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from luthier.data import shard
+from luthier.data.memory import KEPT_MEMORIES
+from luthier.data.outcome import Workshop
+from luthier.text import load_rows
+from luthier.types import Pair
+
+Asked = Callable[[int], list[dict[str, str]]]
+ALONE = {"near_duplicates": None}
+
+
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each shard was worked on."""
+    counts: list[int] = []
+    work = Workshop.work
+
+    def counted(self: Workshop, rows: Any, reading: Any) -> Any:
+        counts.append(len(rows))
+        return work(self, rows, reading)
+
+    monkeypatch.setattr(Workshop, "work", counted)
+    return counts
+
+
+def result(bench: Any) -> list[bytes]:
+    return [(bench.out / name).read_bytes() for name in ("ledger.jsonl", "train.jsonl", "train.safetensors")]
+
+
+def test_only_new_rows_are_worked_on(bench: Any, asked: Asked, worked: list[int], tmp_path: Path) -> None:
+    rows: list[Any] = [*asked(50), b"{", {"text": "x" * 2000}, asked(1)[0]]
+    memory = tmp_path / "memory"
+    bench.curate(*rows, memory=memory)
+    assert sum(worked) == 52  # the second of two equal rows is none
+    before = result(bench)
+    bench.curate(*rows, memory=memory)
+    assert sum(worked) == 52
+    assert result(bench) == before
+    new = [{"question": name, "answer": "a"} for name in ("first", "new")]
+    bench.curate(new[0], *rows[:20], new[1], *rows[20:], memory=memory)
+    assert sum(worked) == 54
+    bench.curate(*rows, memory=memory, max_length=300)  # decided after what is remembered
+    assert sum(worked) == 54
+    with_memory = result(bench)
+    bench.curate(*rows, max_length=300)
+    assert result(bench) == with_memory
+
+
+def test_other_settings_are_other_work(bench: Any, asked: Asked, worked: list[int], tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    forced = {"sources": [{"path": "rows.jsonl", "shape": "question_answer"}]}
+    for data in ({}, {"system": "S"}, {"curate": ALONE}, forced):
+        bench.curate(*asked(10), memory=memory, **data)
+    assert worked == [10] * 4
+
+
+@pytest.mark.parametrize("damage", ["garbage", "locked", "bodies"])
+def test_a_memory_that_cannot_be_used_is_done_without(
+    bench: Any, asked: Asked, worked: list[int], tmp_path: Path, damage: str
+) -> None:
+    memory = tmp_path / "memory"
+    bench.curate(*asked(10), memory=memory)
+    before = result(bench)
+    (folder,) = (path for path in memory.iterdir() if path.is_dir())
+    if damage == "garbage":
+        (folder / "outcomes.sqlite").write_bytes(b"no database" * 1000)
+    elif damage == "bodies":
+        (folder / "bodies.bin").unlink()
+    lock = FileLock(memory / f"{folder.name}.lock")
+    if damage == "locked":
+        lock.acquire()
+    bench.curate(*asked(10), memory=memory)
+    lock.release()
+    assert result(bench) == before
+    assert worked == [10, 10]
+
+
+def test_old_memories_are_forgotten(bench: Any, asked: Asked, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    for seed in range(KEPT_MEMORIES + 3):
+        bench.curate(*asked(5), memory=memory, seed=seed)
+    assert sum(path.is_dir() for path in memory.iterdir()) == KEPT_MEMORIES
+
+
+def test_nothing_of_the_work_is_left_behind(bench: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.curate(*asked(10))
+    names = {path.name for path in bench.out.iterdir()}
+    assert names == {"README.md", "facts.json", "ledger.jsonl", *(f"{side}.{kind}" for side in ("train", "validation")
+                                                                 for kind in ("jsonl", "safetensors"))}  # fmt: skip
+    monkeypatch.setattr(shard, "ROWS", 3)  # however rows are parted, the result is the same
+    before = result(bench)
+    bench.curate(*asked(10))
+    assert result(bench) == before
+
+
+def test_pairs_lie_interleaved_with_their_margins(bench: Any) -> None:
+    rows = [{"prompt": f"q {i}", "chosen": f"yes {i}", "rejected": "no", "margin": i / 2} for i in range(40)]
+    rows.append({"prompt": "q", "completion": "a"})
+    facts = bench.curate(*rows, curate=ALONE, objective={"kind": "dpo"})
+    assert facts["fates"] == {"kept": 40, "no_pair": 1}
+    assert facts["rows"] == "pairs"
+    for side in ("train", "validation"):
+        pairs = [Pair.from_json(line) for line in bench.lines(f"{side}.jsonl")]
+        tokens = load_rows(bench.out / f"{side}.safetensors")
+        assert len(tokens) == 2 * len(pairs) == 2 * facts[side]["rows"] == facts[side]["token_rows"]
+        assert tokens.ratings is not None
+        for i, pair in enumerate(pairs):
+            for row, answer in ((2 * i, pair.chosen), (2 * i + 1, pair.rejected)):
+                found = tokens.row(row)
+                trained = [t for t, on in zip(found.ids, found.trained, strict=True) if on]
+                assert bench.tokenizer.decode(trained) == answer[0].content + "<|im_end|>"
+            assert tokens.ratings[2 * i] - tokens.ratings[2 * i + 1] == pair.margin
+
+
+def test_rated_answers_keep_their_ratings(bench: Any) -> None:
+    rows = [{"prompt": f"q {i}", "completion": "a", "label": i % 2 == 0} for i in range(40)]
+    bench.curate(*rows, curate=ALONE, objective={"kind": "kto"})
+    tokens = load_rows(bench.out / "train.safetensors")
+    given = [line["rating"] for line in bench.lines("train.jsonl")]
+    assert tokens.ratings is not None
+    assert tokens.ratings.tolist() == given
+    assert set(given) == {1.0, -1.0}
+
+
+def test_weights_repeat_and_draw(bench: Any, asked: Asked) -> None:
+    bench.write(*({"question": f"Other {i}", "answer": "b"} for i in range(200)), name="more.jsonl")
+    sources = [{"path": "rows.jsonl", "weight": 2.5}, {"path": "more.jsonl", "weight": 0.25}]
+    facts = bench.curate(*asked(100), sources=sources, curate=ALONE)
+    drawn = [line for line in bench.ledger if line["source"] == "more.jsonl" and line["fate"] == "kept"]
+    assert 25 < len(drawn) < 80
+    assert facts["fates"]["not_drawn"] == 200 - len(drawn)
+    texts = bench.lines("train.jsonl")
+    copies = facts["train"]["token_rows"] - sum(row["source"] == "more.jsonl" for row in texts)
+    own = sum(row["source"] == "rows.jsonl" for row in texts)
+    assert abs(copies / own - 2.5) < 0.2
+    assert facts["validation"]["token_rows"] == facts["validation"]["rows"]
+    assert json.loads((bench.out / "facts.json").read_text())["train"]["tokens"] == int(
+        load_rows(bench.out / "train.safetensors").lengths.sum()
+    )
