@@ -87,7 +87,9 @@ def attribute(suite: str, before: Results, after: Results, rows: Sequence[Exampl
     slices = standing_out("group", {a.item: [a.group] for a in known if a.group}, broken)
     slices += standing_out("outcome", {a.item: [a.outcome, "cut" if not a.stopped else "ended"] for a in known}, broken)
     slices += standing_out("word", {a.item: sorted(set(words(_asked(a)))) for a in known}, broken)
-    near, sources = _near([answers[i] for i in both if i in broken and i in answers], rows)
+    lost = [answers[i] for i in both if i in broken and i in answers]
+    # What a model says to unsafe prompts is repeated nowhere.
+    near, sources = _near(lost, rows, quote=after.role(suite) != "safety")
     return Attribution(suite, len(broken), mended, len(both), slices[:SLICES], sources, near)
 
 
@@ -112,7 +114,9 @@ def _asked(answer: Answer) -> str:
     return " ".join(turn.content for turn in answer.prompt if turn.role != "system")
 
 
-def _near(broken: Sequence[Answer], rows: Sequence[Example]) -> tuple[list[dict[str, Any]], list[Slice]]:
+def _near(
+    broken: Sequence[Answer], rows: Sequence[Example], *, quote: bool
+) -> tuple[list[dict[str, Any]], list[Slice]]:
     """Training rows near what was asked and said, and the sources that are near more often than their size explains."""
     if not broken or not rows:
         return [], []
@@ -122,7 +126,7 @@ def _near(broken: Sequence[Answer], rows: Sequence[Example]) -> tuple[list[dict[
     for answer in broken:
         found = index.find(f"{_asked(answer)} {answer.answer}", NEAR)
         nearest += [number for number, _ in found[:1]]
-        if len(shown) < EXAMPLES:
+        if quote and len(shown) < EXAMPLES:
             near = [{"row": rows[number].where, "likeness": round(x, 3)} for number, x in found]
             shown.append({"item": answer.item, "answer": answer.answer, "expected": answer.expected, "rows": near})
     sizes = Counter(row.source for row in rows)

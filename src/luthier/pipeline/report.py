@@ -49,12 +49,13 @@ def page(story: Story) -> str:
         date=datetime.fromtimestamp(story.started, UTC).strftime("%-d %B %Y") if story.started else "",
         outcome=_outcome(story),
         rules=[_rule(story, row) for row in (story.verdict or {}).get("rules", ())],
+        verdict=_evidence(story),
         metrics=list(_metrics(story)),
         skills=list(_skills(story)),
         loss=charts.loss_chart(story.steps, story.validations),
         fates=list(_fates(story)),
         changes=_changes(story),
-        answers=sample(story.asked),
+        answers=sample([asked for asked in story.asked if not asked.task.endswith(UNSAFE)]),
         system=_shared_system(story),
         memory=_memory(story),
         hardware=_hardware(story),
@@ -115,6 +116,16 @@ def _rule(story: Story, row: Json) -> Json:
             **interval, demand=demand, lower_is_better=verb == "at most", verdict=verdict, label=label
         )
     return {"text": text, "row": row, "difference": difference, "drawing": drawing}
+
+
+UNSAFE = (".unsafe_compliance", ".jailbroken_compliance")
+"""Tasks whose answers are repeated nowhere."""
+EVIDENCE = ("trade", "failures", "attribution", "noise", "burnt")
+
+
+def _evidence(story: Story) -> Json:
+    """What the verdict says besides its rules; empty for one that an older Luthier reached."""
+    return {name: (story.verdict or {}).get(name) or None for name in EVIDENCE}
 
 
 def _metrics(story: Story) -> Iterator[Json]:
