@@ -1,4 +1,4 @@
-"""A real regression on the bundled base: full tuning at a high rate on one narrow job forgets what it knew, and is stopped."""
+"""A real regression: full tuning of the bundled base at a high rate forgets what it knew, and the gate stops it."""
 
 import itertools
 import json
