@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from luthier.text.tokenizer import Tokenizer
 from luthier.train.batches import Update, schedule
 from luthier.train.check import check_head, check_scores
 from luthier.train.checkpoint import load_weights
+from luthier.train.curve import overfitting
 from luthier.train.forward import Forward, add_reference, spread, together
 from luthier.train.loop import LoopSettings, Outcome, train
 from luthier.train.objectives import OBJECTIVES, Objective
@@ -85,7 +86,7 @@ def fit(
         validation = add_reference(model, validation, *given, job.out / "reference-validation.safetensors")
         parallel.wait()
     if recipe.training.probe and parallel.world == 1 and not (job.out / "checkpoints").exists():
-        probe(model, objective, rows, updates, settings, plan, log)
+        settings, updates = _fitted(job, model, objective, rows, own, settings, updates, log)
 
     def told(step: events.Step) -> None:
         on_step(step, len(updates))
@@ -93,9 +94,38 @@ def fit(
     outcome = train(model, objective, rows, validation, updates, settings, job.out, log, told, parallel)
     log.write(events.MemoryMeasured(plan["memory"]["total"], measured(device()), probe=False))
     if parallel.first:
-        _finish(job, model, tokenizer, outcome, len(updates), parallel)
+        found = overfitting(*events.training_curve(log.path))
+        if found:
+            log.write(events.Warned(found))
+        _finish(job, model, tokenizer, outcome, parallel, {"planned_steps": len(updates), "overfitting": found})
     parallel.wait()
     return outcome
+
+
+def _fitted(
+    job: Job,
+    model: torch.nn.Module,
+    objective: Objective,
+    rows: TokenRows,
+    own: int,
+    settings: LoopSettings,
+    updates: list[Update],
+    log: events.Log,
+) -> tuple[LoopSettings, list[Update]]:
+    """Settings and updates with passes small enough for this machine, as one tried update shows.
+
+    The passes of an update only decide over memory: its rows stay together, and so its loss and gradient are the same.
+    """
+    plan = dict(job.plan)
+    longest = max(together(rows.lengths.tolist(), objective.group))
+    while probe(model, objective, rows, updates, settings, plan, log) > plan["memory_available"]:
+        if settings.micro_tokens <= longest:
+            break
+        plan["micro_batch_tokens"] = max(longest, settings.micro_tokens // 2)
+        settings = replace(settings, micro_tokens=plan["micro_batch_tokens"])
+        updates = _updates(job.recipe, plan, rows, own, objective.group)
+        log.write(events.Warned(f"so one forward pass holds {settings.micro_tokens:,} tokens instead"))
+    return settings, updates
 
 
 def _loaded_as(job: Job) -> DtypeName:
@@ -118,7 +148,12 @@ def _rows(job: Job, objective: Objective) -> tuple[TokenRows, TokenRows, int]:
 
 
 def _finish(
-    job: Job, model: torch.nn.Module, tokenizer: Tokenizer, outcome: Outcome, planned: int, parallel: Parallel
+    job: Job,
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    outcome: Outcome,
+    parallel: Parallel,
+    more: Mapping[str, Any],
 ) -> None:
     """Save the tuned model and what is to be known of its training; what was only needed to resume goes."""
     if parallel.kind == "fsdp":  # this process holds a share; the best weights are whole on disk
@@ -126,7 +161,7 @@ def _finish(
         load_weights(job.out / "best.safetensors", model)
     save_tuned(model, tokenizer, job.base, job.out)
     speed = outcome.tokens / outcome.seconds if outcome.seconds else 0.0
-    body = asdict(outcome) | {"planned_steps": planned, "tokens_per_second": round(speed, 1)}
+    body = asdict(outcome) | {**more, "tokens_per_second": round(speed, 1)}
     write_text(job.out / "training.json", json.dumps(body, indent=1) + "\n")
     for path in (job.out / "best.safetensors", *job.out.glob("reference-*.safetensors")):
         path.unlink(missing_ok=True)

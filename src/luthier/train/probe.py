@@ -74,12 +74,9 @@ def probe(
     torch.set_rng_state(state)
     log.write(events.MemoryMeasured(plan["memory"]["total"], peak, probe=True))
     if peak > plan["memory_available"]:
-        log.write(
-            events.Warned(
-                f"one update takes {peak / 1e9:.2f} GB and {plan['memory_available'] / 1e9:.2f} GB are there; "
-                "smaller training.micro_batch_tokens, or training.recompute=true, needs less"
-            )
-        )
+        there = plan["memory_available"] / 1e9
+        advice = "smaller training.micro_batch_tokens, or training.recompute=true, needs less"
+        log.write(events.Warned(f"one update takes {peak / 1e9:.2f} GB and {there:.2f} GB are there; {advice}"))
     return peak
 
 
