@@ -1,5 +1,6 @@
 """Whatever lies in a file: rows read are fates given, and nothing but a sentence for the user comes out."""
 
+import gzip
 import json
 import tempfile
 from collections.abc import Callable
@@ -173,8 +174,13 @@ def test_documents_too(rows: list[Any], wrapped: bool, cut: int) -> None:
     assert run(content[: len(content) - 1 - cut], ".json") == (None, [])
 
 
-@given(st.binary(max_size=200), st.sampled_from([".jsonl", ".json", ".csv", ""]))
-@settings(max_examples=100)
+SUFFIXES = ["", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".json.zst", ".txt", ".html"]
+SUFFIXES += [".pdf", ".docx"]
+STARTS = [b"", gzip.compress(b"{}")[:-4], b"PAR1", b"%PDF-1.4\n", b"PK\3\4", b"a,b\n", b"[{"]
+
+
+@given(st.tuples(st.sampled_from(STARTS), st.binary(max_size=200)).map(b"".join), st.sampled_from(SUFFIXES))
+@settings(max_examples=120)
 def test_bytes_of_any_kind_end_in_a_sentence(content: bytes, suffix: str) -> None:
     run(content, suffix)
 
