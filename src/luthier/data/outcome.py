@@ -120,6 +120,7 @@ class Workshop:
             outcome = Outcome(shape, KEPT, "", 0.0, "", b"", b"", *placed)
             outcomes.append(outcome)
             going.append((outcome, Row(found)))
+        going = self._short(going)  # first of all: steps take long over megabytes
         for step in self.rows:
             going = _step(step, going)
         self._finish(going)
@@ -128,7 +129,7 @@ class Workshop:
     def revise(self, content: Content) -> Outcome:
         """The outcome of content that a person has written: steps have no say, but it has to be rendered."""
         outcome = Outcome(None, KEPT)
-        self._finish([(outcome, Row(content))])
+        self._finish(self._short([(outcome, Row(content))]))
         return outcome
 
     def _finish(self, going: list[tuple[Outcome, Row]]) -> None:
@@ -154,16 +155,8 @@ class Workshop:
         return value if isinstance(value, int | float) or value is None else str(value)
 
     def _render(self, going: Sequence[tuple[Outcome, Row]]) -> list[tuple[Outcome, Row]]:
-        short = []
-        for outcome, row in going:
-            size = letters(row.content)
-            if self._most_letters and size > self._most_letters and not self.wanted.splits(row.content):
-                reason = f"{size:,} letters, which is more than {self.context} tokens, the limit"
-                outcome.fate, outcome.rule = Fate("too_long", reason), "length"
-            else:
-                short.append((outcome, row))
-        rendered = render_content([row.content for _, row in short], self.tokenizer, self.wanted)
-        for (outcome, _), rows in zip(short, rendered, strict=True):
+        rendered = render_content([row.content for _, row in going], self.tokenizer, self.wanted)
+        for (outcome, _), rows in zip(going, rendered, strict=True):
             if isinstance(rows, TemplateError):
                 outcome.fate, outcome.rule = Fate("template", rows.what), "render"
                 continue
@@ -173,7 +166,18 @@ class Workshop:
             if not outcome.trained:
                 reason = f"none of its {outcome.tokens} tokens would be trained"
                 outcome.fate, outcome.rule = Fate("nothing_trained", reason), "render"
-        return [(outcome, row) for outcome, row in short if outcome.fate.kept]
+        return [(outcome, row) for outcome, row in going if outcome.fate.kept]
+
+    def _short(self, going: Sequence[tuple[Outcome, Row]]) -> list[tuple[Outcome, Row]]:
+        """Without those that are too long for certain; not even tokenising is needed to know."""
+        if self.tokenizer is None or not self._most_letters:
+            return list(going)
+        for outcome, row in going:
+            size = letters(row.content)
+            if size > self._most_letters and not self.wanted.splits(row.content):
+                reason = f"{size:,} letters, which is more than {self.context} tokens, the limit"
+                outcome.fate, outcome.rule = Fate("too_long", reason), "length"
+        return [(outcome, row) for outcome, row in going if outcome.fate.kept]
 
 
 def _step(step: RowStep[Any], going: Sequence[tuple[Outcome, Row]]) -> list[tuple[Outcome, Row]]:
