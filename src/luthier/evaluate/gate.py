@@ -19,6 +19,7 @@ from typing import Any, Literal
 from luthier.errors import RecipeError
 from luthier.evaluate.answers import (
     FORMAT_METRIC,
+    GAP,
     LENGTH_METRIC,
     LOSS_METRIC,
     PERPLEXITY,
@@ -81,7 +82,7 @@ def rules_of(gate: Gate, tasks: Sequence[Task], *, pairs: bool = False, scores: 
         return [parse_rule(line) for line in _default_rules(tasks, PREFERENCE if pairs else LOSS_METRIC)]
     names = [task.name for task in tasks]
     measured = {LEAKED, REGURGITATED, *names, *([PREFERENCE] if pairs else [])}
-    measured |= set() if scores else {LOSS_METRIC, PERPLEXITY}
+    measured |= set() if scores else {LOSS_METRIC, PERPLEXITY, GAP}
     if any(task.role == "retention" for task in tasks):
         measured.add(POOLED)
     if any(task.role == "task" and task.kind == "generate" for task in tasks):

@@ -10,6 +10,7 @@ from pathlib import Path
 from luthier.artifact import write_text
 from luthier.evaluate.answers import (
     FORMAT_METRIC,
+    GAP,
     LOSS_METRIC,
     PERPLEXITY,
     PREFERENCE,
@@ -45,6 +46,7 @@ def evaluate(
     progress: Progress = lambda _: None,
     pairs: bool = False,
     scores: bool = False,
+    trained: TokenRows | None = None,
 ) -> dict[str, Metric]:
     """Answer every task, measure the validation loss, and write it down.
 
@@ -60,6 +62,7 @@ def evaluate(
         pairs: whether the validation rows are pairs; then the share of chosen answers preferred is a metric too, and
             the loss is that of the chosen ones.
         scores: whether the model is a reward model, which has no loss and answers nothing.
+        trained: some of the training rows; how much higher the loss is on validation rows is a metric then.
 
     Returns:
         The metrics: the validation loss and perplexity, those of each task, and of the first task that is written
@@ -70,6 +73,8 @@ def evaluate(
     for task in tasks:
         metrics += summarise(task, answers[task.name])
     metrics += _form([task for task in tasks if task.role == "task" and task.kind == "generate"], answers)
+    if trained is not None and not scores:
+        metrics.append(_gap(metrics[0], _loss(candidate, trained, pairs=pairs)[2][0]))
     if pairs:
         answers[PREFERENCE] = preferences(candidate.model, validation, candidate.tokenizer, packed=candidate.packed)
         metrics.append(share(PREFERENCE, [answer.score for answer in answers[PREFERENCE]]))
@@ -90,6 +95,13 @@ def _loss(candidate: Candidate, validation: TokenRows, *, pairs: bool) -> tuple[
     loss = mean_per_token(LOSS_METRIC, sums, counts)
     edges = (math.exp(loss.value), math.exp(loss.low), math.exp(loss.high))
     return sums, counts, [loss, Metric(PERPLEXITY, *edges, loss.n, lower_is_better=True)]
+
+
+def _gap(validation: Metric, training: Metric) -> Metric:
+    """How much higher the loss is on rows that were not trained, in nats per token; the rows are independent."""
+    value = validation.value - training.value
+    half = math.hypot(validation.high - validation.low, training.high - training.low) / 2
+    return Metric(GAP, value, value - half, value + half, validation.n, lower_is_better=True)
 
 
 def _form(written: Sequence[Task], answers: dict[str, list[Answer]]) -> list[Metric]:

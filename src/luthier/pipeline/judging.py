@@ -21,7 +21,7 @@ from luthier.evaluate.tasks import find_tasks, own_tasks, with_reserve
 from luthier.evaluate.verdict import Evidence, reach
 from luthier.pipeline.work import Work
 from luthier.recipe import Rule
-from luthier.text import load_rows
+from luthier.text import TokenRows, load_rows
 from luthier.types import Example, Json, Pair
 
 
@@ -109,8 +109,15 @@ def evaluate_model(work: Work, model: Any, name: str, out: Path, *, calibrate: b
     candidate = _candidate(work, model, name)
     again = work.recipe.gate.calibration if calibrate else 0
     validation = load_rows(work.artifacts["dataset"].path("validation.safetensors"))
-    kind = {"pairs": work.pairs, "scores": work.scores}
+    kind: dict[str, Any] = {"pairs": work.pairs, "scores": work.scores, "trained": _some_trained(work, len(validation))}
     evaluate(candidate, tasks, validation, out, calibration=again, progress=_progress(work, tasks), **kind)
+
+
+def _some_trained(work: Work, count: int) -> TokenRows:
+    """About as many of the training rows, spread over all of them; pairs whole."""
+    rows, group = load_rows(work.artifacts["dataset"].path("train.safetensors")), 2 if work.pairs else 1
+    every = max(1, len(rows) // max(group, count))
+    return rows.select([group * k + i for k in range(0, len(rows) // group, every) for i in range(group)])
 
 
 def _candidate(work: Work, model: Any, name: str) -> Any:
