@@ -207,7 +207,7 @@ def peer(python: str, path: Path, rows: int, folder: Path, tasks: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--peer", help="the Python of an environment with datatrove[processing]")
+    parser.add_argument("--peer", help="the Python of an environment with datatrove[io,processing] and spacy")
     parser.add_argument("--peer-rows", type=int, default=20_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -230,6 +230,7 @@ def main() -> None:
             "rows_per_cpu_second": round(options.rows / spent, 1),
             "resident_gib_of_the_largest_process": round(resource_gib(resident), 2),
         }
+        print(json.dumps(found, indent=1), file=sys.stderr)
         if options.peer:
             tasks = len(os.sched_getaffinity(0))
             found["datatrove"] = peer(options.peer, path, min(options.peer_rows, options.rows), folder, tasks)
