@@ -87,7 +87,7 @@ def test_a_beginning_that_fits_several_runs_is_refused_with_their_names(tmp_path
 
 
 def test_an_unknown_run_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="runs here: none yet"):
+    with pytest.raises(RecipeError, match="there are no runs here yet"):
         find_run("last", tmp_path)
     known = create_run(recipe(), tmp_path).name
     with pytest.raises(RecipeError, match=known):
