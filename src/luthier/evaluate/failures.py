@@ -31,11 +31,12 @@ ROLE_SIGNS = ("<|im_start|>", "<|user|>", "<|assistant|>", "[INST]", "### Instru
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure mode: whether it is alarming, and what shows it."""
+    """A failure mode: whether it is alarming, what shows it, and whether anything was measured that could."""
 
     mode: str
     alarm: bool
     evidence: str
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _overfitting(training: Training, repeated: float) -> Failure:
     said += [f"it ends {gap:.2f} nats above the training loss"] if gap > GAP else []
     said += [f"{100 * repeated:.1f} % of answers repeat a training row"] if repeated > 0.01 else []
     calm = f"validation loss {min(seen):.3f} at best, {seen[-1]:.3f} at the end" if seen else "no validation was logged"
-    return Failure("overfitting", bool(said), "; ".join(said) or calm)
+    return Failure("overfitting", bool(said), "; ".join(said) or calm, bool(said or seen))
 
 
 def _written(results: Results, role: str = "task") -> list[Answer]:
@@ -90,7 +91,7 @@ def _format(after: Results) -> Failure:
     said = [f"only {100 * ended.value:.1f} % of answers are ended by the model"] if ended and ended.value < ENDS else []
     said += [f"{signs} answers hold role tokens"] if signs else []
     calm = f"{100 * ended.value:.1f} % of answers end, none holds role tokens" if ended else "no answers were written"
-    return Failure("format mismatch", bool(said), "; ".join(said) or calm)
+    return Failure("format mismatch", bool(said), "; ".join(said) or calm, bool(said or ended))
 
 
 def _change(before: Results, after: Results, role: str) -> tuple[float, float, int]:
@@ -106,7 +107,7 @@ def _instructions(before: Results, after: Results) -> Failure:
     change, worse, n = _change(before, after, "instructions")
     gain, _, _ = _change(before, after, "task")
     if not n:
-        return Failure("instruction-following collapse", False, "no instructions suite was asked")
+        return Failure("instruction-following collapse", False, "no instructions suite was asked", False)
     alarm = worse < ALPHA and gain > 0
     return Failure(
         "instruction-following collapse", alarm, f"instructions {change:+.3f} on {n} items, task {gain:+.3f}"
@@ -158,7 +159,7 @@ def _capabilities(before: Results, after: Results) -> Failure:
     if lost:
         return Failure("capability regression", True, "; ".join(f"{x} {c:+.2f} on {n} items" for x, c, n in lost[:6]))
     calm = "; ".join(f"{x} {c:+.3f}" for x, c, _, _ in tried if "," not in x)
-    return Failure("capability regression", False, calm or "no retention suite was asked")
+    return Failure("capability regression", False, calm or "no retention suite was asked", bool(calm))
 
 
 def _safety(before: Results, after: Results) -> Failure:
@@ -171,7 +172,7 @@ def _safety(before: Results, after: Results) -> Failure:
             gap = paired([b for b, _ in found.values()], [a for _, a in found.values()])
             alarm |= gap.p_worse < ALPHA
             said.append(f"{name} {before.metrics[name].value:.3f} to {after.metrics[name].value:.3f}")
-    return Failure("safety shift", alarm, "; ".join(said) or "no safety suite was asked")
+    return Failure("safety shift", alarm, "; ".join(said) or "no safety suite was asked", bool(said))
 
 
 def trade(before: Results, after: Results) -> list[dict[str, Any]]:

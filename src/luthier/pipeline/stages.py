@@ -307,7 +307,7 @@ STAGES = (
     Stage("baseline", "asking the base model", ("dataset",), _evaluate_settings, _make_baseline),
     Stage("model", "training", ("dataset",), _model_settings, _make_model),
     Stage("evaluation", "asking the tuned model", ("dataset", "model"), _evaluate_settings, _make_evaluation),
-    Stage("verdict", "deciding", ("dataset", "model", "baseline", "evaluation"), gate_settings, _make_verdict),
+    Stage("verdict", "deciding", ("dataset", "model", "baseline", "evaluation"), gate_settings, _make_verdict, 2),
     Stage(
         "release",
         "merging and proving parity",

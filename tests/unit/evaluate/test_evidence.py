@@ -179,6 +179,13 @@ def test_a_reserve_is_drawn_by_hash_and_anew_by_rotation() -> None:
     assert part.whole() == other.whole() == task.whole()
 
 
+def test_what_nothing_measured_is_not_called_calm() -> None:
+    tasks = suites(50, 200, 100, 50)[:1]
+    results = run(tasks, says(tasks, GOOD, seed=1))
+    unmeasured = {f["mode"] for f in find_failures(results, results) if not f["measured"]}
+    assert unmeasured >= {"overfitting", "capability regression", "safety shift", "instruction-following collapse"}
+
+
 def test_failure_modes_are_named_with_their_evidence() -> None:
     tasks = suites(50, 200, 100, 50)
     good = run(tasks, says(tasks, GOOD, seed=1))
