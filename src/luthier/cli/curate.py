@@ -9,6 +9,7 @@ from luthier.cli.console import RUNS, AsJson, Overrides, Recipe, Runs, console, 
 
 if TYPE_CHECKING:
     from luthier.data.compare import Difference, Story
+    from luthier.runs import Run
 
 Explain = Annotated[
     str | None, typer.Option("--explain", help="One row's story, by FILE:LINE or its hash.", metavar="ROW")
@@ -35,7 +36,7 @@ def curate(
     run, _ = work(recipe, overrides, runs, "dataset", as_json=as_json)
     dataset = run.artifact("dataset")
     if explain is not None:
-        _explain(dataset.folder, explain, as_json=as_json)
+        _explain(run, explain, as_json=as_json)
         return
     facts = dataset.json("facts.json")
     if as_json:
@@ -47,6 +48,7 @@ def curate(
         if part := facts.get(side):
             rows, tokens, trained = (part[name] for name in ("rows", "tokens", "trained_tokens"))
             screen.print(f"{side}: {rows:,} rows, {tokens:,} tokens, {trained:,} trained")
+    _say_lengths(facts)
     screen.print(f"ledger: {dataset.path('ledger.jsonl')}")
     screen.print(f"card:   {dataset.path('README.md')}")
 
@@ -74,16 +76,29 @@ def _say_fates(facts: dict[str, Any]) -> None:
     screen.print(fates)
 
 
+def _say_lengths(facts: dict[str, Any]) -> None:
+    """What each limit on the length would cost, and the rows of which least is trained."""
+    screen = console(out=True)
+    lengths = facts.get("lengths") or {}
+    for cost in lengths.get("costs", ()):
+        enough = "  (enough)" if cost["limit"] == lengths["suggested"] else ""
+        lost = f"loses {cost['rows']:,} rows, {cost['trained']:,} trained tokens"
+        screen.print(f"a limit of {cost['limit']:,} tokens {lost}{enough}")
+    for row in facts.get("smallest_shares", ())[:3]:
+        share = row["trained"] / row["tokens"]
+        screen.print(f"least trained: {row['row']}, {row['trained']:,} of {row['tokens']:,} tokens ({share:.0%})")
+
+
 def _bar(part: int, whole: int) -> str:
     return "\N{FULL BLOCK}" * round(BAR * part / max(whole, 1))
 
 
-def _explain(folder: Path, wanted: str, *, as_json: bool) -> None:
+def _explain(run: "Run", wanted: str, *, as_json: bool) -> None:
     from luthier.data.compare import explain
 
-    stories = explain(folder, wanted)
+    stories = explain(run.artifact("dataset").folder, wanted)
     if as_json:
-        put({"status": "done", "rows": [story.to_json() for story in stories]})
+        put(document(run, rows=[story.to_json() for story in stories]))
         return
     for story in stories:
         _say_story(story)
@@ -123,7 +138,7 @@ def _say_difference(names: tuple[str, str], runs: Path, *, as_json: bool) -> Non
 
     found = compare(*(_dataset(name, runs) for name in names))
     if as_json:
-        put({"status": "done", "difference": found.to_json()})
+        put(document(None, difference=found.to_json()))
     else:
         _show(found)
 
