@@ -148,6 +148,7 @@ def test_foreign_text_is_no_markup(luthier: Any, body: Json, tmp_path: Path) -> 
 def test_stopped_by_ctrl_c(verb: str, luthier: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here amid curation; a training that is stopped has a test of its own."""
     room = sys.modules["luthier.data.curate"]
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 
     def press(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -157,6 +158,7 @@ def test_stopped_by_ctrl_c(verb: str, luthier: Any, recipe: Path, monkeypatch: p
     assert said.code == 130
     assert said.document["status"] == "interrupted"
     assert "run the same command to go on" in said.err
+    signal.signal(signal.SIGINT, usual)
     monkeypatch.undo()
     monkeypatch.chdir(recipe.parent)
     assert luthier(verb).code == 0
