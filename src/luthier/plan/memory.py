@@ -1,4 +1,4 @@
-"""Memory of a training run on one device, in bytes by part. docs/memory.md compares it with measured peaks.
+"""Memory of a training run on one device, in bytes by part. bench/memory.py compares it with measured peaks.
 
 | part | bytes | why |
 | --- | --- | --- |

@@ -17,6 +17,8 @@ from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example
 
 SHOWN = 60
+PIECE = 2048
+"""Rows looked at in one go."""
 REMADE = 200
 """Rows that are made once more, evenly spread over all."""
 
@@ -58,14 +60,19 @@ class RowCheck:
 
     def suspects(self, rows: TokenRows) -> bool:
         """True when some answer may not end as it should, or some row begin twice; looked for in all rows at once."""
-        ids, trained, starts = rows.ids, rows.trained, np.asarray(rows.starts)
-        following = np.zeros(len(trained), np.bool_)
-        following[:-1] = trained[1:]
-        following[starts[1:][starts[1:] > 0] - 1] = False
-        ends = np.unique(ids[np.asarray(trained) & ~following])
-        begin, long = self.tokenizer.bos_token_id, starts[:-1][np.diff(starts) > 1]
-        twice = begin is not None and bool(((ids[long] == begin) & (ids[long + 1] == begin)).any())
-        return twice or not self.stop.issuperset(ends.tolist())
+        begin, ends, twice = self.tokenizer.bos_token_id, set[int](), False
+        for first in range(0, len(rows), PIECE):  # piece by piece: all tokens at once would not fit into memory
+            starts = np.asarray(rows.starts[first : first + PIECE + 1])
+            part = slice(int(starts[0]), int(starts[-1]))
+            ids, trained, starts = rows.ids[part], np.asarray(rows.trained[part]), starts - starts[0]
+            following = np.zeros(len(trained), np.bool_)
+            following[:-1] = trained[1:]
+            following[starts[1:][starts[1:] > 0] - 1] = False
+            ends.update(np.unique(ids[trained & ~following]).tolist())
+            long = starts[:-1][np.diff(starts) > 1]
+            twice |= begin is not None and bool(((ids[long] == begin) & (ids[long + 1] == begin)).any())
+            rows.release()
+        return twice or not self.stop.issuperset(ends)
 
     def ends(self, example: Example, rows: Sequence[TrainingRow]) -> None:
         """Each answer ends with a token at which generation stops, and no text begins with two begin tokens.

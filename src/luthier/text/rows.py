@@ -6,6 +6,7 @@ rejected one's is the margin. Rows of which nothing is said have the rating 0, a
 """
 
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,12 @@ class TokenRows:
             sums = np.concatenate([[0], np.cumsum(self.trained[starts[0] : starts[-1]])])
             counts[first : first + 4096] = np.diff(sums[starts - starts[0]])
         return counts
+
+    def release(self) -> None:
+        """Let go of what was read of a file: pages that are mapped count as this process's memory."""
+        mapped = getattr(self.ids, "_mmap", None)
+        if mapped is not None and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def row(self, i: int) -> TrainingRow:
         """Row `i`."""
