@@ -1,10 +1,12 @@
 """Items that a model may have seen in training, and answers that repeat a training row.
 
 An item is burnt when its question and answer stand in one training row word by word, or when runs of 13 words in common
-with one row cover at least half of a question of 26 words or more. A burnt item counts for nothing in the gate.
+with one row cover at least half of a question of 26 words or more. A question of fewer than 8 words has to be a whole
+question of a row: "5 + 27 =" stands in many a text by chance. A burnt item counts for nothing in the gate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from luthier.evaluate.lexical import grams, words
 from luthier.types import Answer, Example, Metric
@@ -12,6 +14,7 @@ from luthier.types import Answer, Example, Metric
 RUN = 13
 COVER = 0.5
 LONG = 26
+SHORT = 8
 ECHO = 30
 """Words of a training answer in a row that are no chance; a whole training answer counts from `WHOLE` words on."""
 WHOLE = 12
@@ -31,23 +34,41 @@ def find_burnt(answers: Mapping[str, Sequence[Answer]], rows: Sequence[Example])
     """
     texts = [" ".join(words(text_of(row))) for row in rows]
     whole = "\n".join(texts)
+    asked = dict[str, list[str]]()
+    for question, answer in (pair for row in rows for pair in _exchanges(row)):
+        asked.setdefault(question, []).append(answer)
     runs: dict[int, list[int]] = {}
     for number, text in enumerate(texts):
         for run in grams(text, RUN):
             runs.setdefault(run, []).append(number)
     found: dict[str, list[str]] = {}
     for task, given in answers.items():
-        burnt = {answer.item for answer in given if _burnt(answer, whole, texts, runs)}
+        burnt = {answer.item for answer in given if _burnt(answer, asked, whole, texts, runs)}
         if burnt:
             found[task] = sorted(burnt)
     return found
 
 
-def _burnt(answer: Answer, whole: str, texts: Sequence[str], runs: Mapping[int, Sequence[int]]) -> bool:
+def _exchanges(row: Example) -> Iterator[tuple[str, str]]:
+    """The words of each question in a row, and of its answer."""
+    for asked, said in pairwise(row.messages):
+        if (asked.role, said.role) == ("user", "assistant"):
+            yield " ".join(words(asked.content)), " ".join(words(said.content))
+
+
+def _burnt(
+    answer: Answer,
+    asked: Mapping[str, Sequence[str]],
+    whole: str,
+    texts: Sequence[str],
+    runs: Mapping[int, Sequence[int]],
+) -> bool:
     question = " ".join(words(" ".join(turn.content for turn in answer.prompt if turn.role == "user")))
     expected = " ".join(words(answer.expected))
     if not question:
         return False
+    if len(question.split()) < SHORT:
+        return any(_in_order(f"{question} {said}", question, expected) for said in asked.get(question, ()))
     if question in whole and any(_in_order(text, question, expected) for text in texts):
         return True
     said = question.split()

@@ -179,6 +179,14 @@ def test_a_reserve_is_drawn_by_hash_and_anew_by_rotation() -> None:
     assert part.whole() == other.whole() == task.whole()
 
 
+def test_a_short_question_is_burnt_only_as_a_whole_question() -> None:
+    suite = [Answer("sum", (Message("user", "5 + 27 ="),), "32", "", 0.0, True)]
+    by_chance = Example("f", 1, (Message("user", "He has 5, then 27 more. How many?"), Message("assistant", "5+27=32")))
+    copied = Example("f", 2, (Message("user", "5 + 27 ="), Message("assistant", "32")))
+    assert find_burnt({"suite": suite}, [by_chance]) == {}
+    assert find_burnt({"suite": suite}, [by_chance, copied]) == {"suite": ["sum"]}
+
+
 def test_what_nothing_measured_is_not_called_calm() -> None:
     tasks = suites(50, 200, 100, 50)[:1]
     results = run(tasks, says(tasks, GOOD, seed=1))
