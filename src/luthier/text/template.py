@@ -63,18 +63,14 @@ class Template:
         self.bos, self.eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
         self.atoms = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
         self.marked = bool(_MARKS.search(source))
-        now = datetime.now()  # noqa: DTZ005 - as transformers does it
+        # As transformers does it, but one day for all rows: a prompt and its turn must not fall on two.
+        now = datetime.now()  # noqa: DTZ005
         self._always = {**tokenizer.special_tokens_map, "strftime_now": now.strftime, "documents": None}
         try:
             self._compiled: Any = _compile_jinja_template(source)
         except Exception as error:  # jinja's own errors, which are imported with it
             raise TemplateError(f"the chat template cannot be read: {error}") from error
         self._names = {**self._compiled.globals, **self._always}
-
-    @property
-    def dated(self) -> bool:
-        """True when the template writes the day. All rows of one process get the same one."""
-        return "strftime_now" in self.source
 
     def write(self, turns: Sequence[Json], *, generation: bool, tools: Sequence[Json] | None = None) -> str:
         """The text of a conversation, with the prompt for an answer at its end or without.
