@@ -119,7 +119,9 @@ def create_run(
     """
     folder = root / f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
     if (folder / "run.json").exists():
-        return open_run(folder)
+        found = open_run(folder)
+        found.home = home  # the recipe may have been moved since
+        return found
     make_folder(folder)
     comment = "".join(f"# {override}\n" for override in overrides)
     write_text(folder / "recipe.given.yaml", (f"# overrides:\n{comment}" if comment else "") + given)

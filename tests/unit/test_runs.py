@@ -135,3 +135,8 @@ def test_a_second_process_on_one_run_is_refused(tmp_path: Path) -> None:
         other.communicate()
     with run.only_here():
         pass
+
+
+def test_a_recipe_that_was_moved_is_looked_for_where_it_is_now(tmp_path: Path) -> None:
+    create_run(recipe(), tmp_path / "runs", home=tmp_path / "before")
+    assert create_run(recipe(), tmp_path / "runs", home=tmp_path / "now").home == tmp_path / "now"
