@@ -22,6 +22,7 @@ from luthier.train import checkpoint, loop
 from luthier.train.batches import Update
 from luthier.train.loop import LoopSettings, Outcome
 from luthier.train.objectives.sft import Sft
+from luthier.train.source import Settled
 
 TUNINGS = {
     "full": Full(kind="full"),
@@ -44,7 +45,9 @@ def run(model: Any, folder: Path, on_step: Any = lambda _: None, **changes: Any)
     limits = settings(checkpoint_every=3, validate_every=2, **changes) if changes else limits
     folder.mkdir(exist_ok=True)
     log = events.Log(folder / "events.jsonl")
-    return loop.train(model, Sft(Section()), rows, rows.select(range(4)), updates, limits, folder, log, on_step)
+    return loop.train(
+        model, Sft(Section()), Settled(rows, rows.select(range(4)), updates), limits, folder, log, on_step
+    )
 
 
 def die(*_: Any) -> None:

@@ -24,6 +24,7 @@ from luthier.artifact import digest, disk_error, file_digest, write_text
 from luthier.errors import DataError
 from luthier.train.optimizer import trainable
 from luthier.train.parallel import Parallel, like, local, put, whole
+from luthier.train.source import Source
 
 ALONE = Parallel()
 VERSION = 2
@@ -94,6 +95,7 @@ def save_checkpoint(
     progress: Progress,
     parallel: Parallel = ALONE,
     keep: int = 2,
+    source: tuple[Tensors, dict[str, Any]] = ({}, {}),
 ) -> Path:
     """Write a checkpoint under `folder` and delete all but the `keep` newest ones; every process has to call this.
 
@@ -108,10 +110,12 @@ def save_checkpoint(
             aside.mkdir(parents=True)
         parallel.wait()
         _write(aside, model, optimizer, parallel)
+        if parallel.first and source[0]:
+            _save({name: tensor.cpu().contiguous() for name, tensor in source[0].items()}, aside / "source.safetensors")
         parallel.wait()
         if parallel.first:
             hashes = {path.name: file_digest(path) for path in sorted(aside.glob("*.safetensors"))}
-            state = {"version": VERSION, "files": hashes, "progress": asdict(progress)}
+            state = {"version": VERSION, "files": hashes, "progress": asdict(progress), "source": source[1]}
             write_text(aside / "state.json", json.dumps(state | {"sha256": digest(state)}))
             shutil.rmtree(place, ignore_errors=True)
             aside.rename(place)
@@ -142,7 +146,11 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, parallel: Parallel = ALONE
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parallel: Parallel = ALONE,
+    source: Source | None = None,
 ) -> tuple[Progress | None, list[str]]:
     """Go back to the newest checkpoint that is whole, written by however many processes.
 
@@ -166,6 +174,9 @@ def load_checkpoint(
         random = place / f"random-{parallel.rank}.safetensors"
         if random.exists():  # with more processes than before, the new ones begin with seeds of their own
             _restore_random(load_file(random))
+        if source is not None:
+            kept = place / "source.safetensors"
+            source.restore(load_file(kept) if kept.exists() else {}, state.get("source", {}))
         return Progress(**state["progress"]), problems
     if found:
         raise DataError(

@@ -31,6 +31,7 @@ from luthier.train.loop import LoopSettings, Outcome, train
 from luthier.train.objectives import OBJECTIVES, Objective
 from luthier.train.parallel import Parallel
 from luthier.train.probe import measured, probe
+from luthier.train.source import Settled
 
 VALIDATIONS = 10
 
@@ -91,7 +92,8 @@ def fit(
     def told(step: events.Step) -> None:
         on_step(step, len(updates))
 
-    outcome = train(model, objective, rows, validation, updates, settings, job.out, log, told, parallel)
+    source = Settled(rows, validation, updates)
+    outcome = train(model, objective, source, settings, job.out, log, told, parallel)
     log.write(events.MemoryMeasured(plan["memory"]["total"], measured(device()), probe=False))
     if parallel.first:
         found = overfitting(*events.training_curve(log.path))

@@ -1,9 +1,9 @@
 """The one training loop. Read it from top to bottom: settings, what is checked, `train`, its steps.
 
-The order of updates is settled beforehand (`batches.schedule`), so the loop's whole state is a step number, the
-trainable weights, the optimizer and the random state; resuming from a checkpoint gives the same bits on a CPU as
-never stopping. Losses and gradient norms stay on the device and are read every `read_every` updates; every number
-read is checked.
+Rows come from a `source`, settled beforehand or sampled on the way. The loop's whole state is a step number, the
+trainable weights, the optimizer, the random state and what the source says is its own; resuming from a checkpoint
+gives the same bits on a CPU as never stopping. Losses and gradient norms stay on the device and are read every
+`read_every` updates; every number read is checked.
 """
 
 import math
@@ -31,6 +31,7 @@ from luthier.train.forward import Forward, MicroBatch, spread, together
 from luthier.train.objectives import Objective
 from luthier.train.optimizer import make_optimizer, rate, trainable
 from luthier.train.parallel import Parallel, whole
+from luthier.train.source import Source
 
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss that is shown."""
@@ -82,9 +83,7 @@ class Outcome:
 def train(
     model: torch.nn.Module,
     objective: Objective,
-    rows: TokenRows,
-    validation: TokenRows,
-    updates: list[Update],
+    source: Source,
     settings: LoopSettings,
     folder: Path,
     log: events.Log,
@@ -96,9 +95,7 @@ def train(
     Args:
         model: with the trainable parameters marked; in the compute format or, for full tuning, float32.
         objective: the loss.
-        rows: all training rows, those of replay included, as the objective wants them.
-        validation: the rows that decide which weights are best.
-        updates: from `batches.schedule`, in row numbers.
+        source: of the rows of every update, and of the loss that decides which weights are best.
         settings: of the loop.
         folder: holds `checkpoints/` and `best.safetensors`; what an interrupted run left there is resumed.
         log: gets steps, validations, checkpoints.
@@ -112,7 +109,7 @@ def train(
     """
     if settings.recompute:
         causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
-    loop = _Loop(model, objective, rows, validation, updates, settings, folder, log, on_step, parallel)
+    loop = _Loop(model, objective, source, settings, folder, log, on_step, parallel)
     with attention(causal_model(model), NAME), _stop_signals() as stopping:
         return loop.run(stopping)
 
@@ -124,9 +121,7 @@ class _Loop:
         self,
         model: torch.nn.Module,
         objective: Objective,
-        rows: TokenRows,
-        validation: TokenRows,
-        updates: list[Update],
+        source: Source,
         settings: LoopSettings,
         folder: Path,
         log: events.Log,
@@ -134,7 +129,7 @@ class _Loop:
         parallel: Parallel,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
-        self.rows, self.validation, self.updates = rows, validation, updates
+        self.source = source
         self.checkpoints, self.best = folder / "checkpoints", folder / "best.safetensors"
         self.log, self.on_step, self.parallel = log, on_step, parallel
         self.device = next(model.parameters()).device
@@ -155,9 +150,11 @@ class _Loop:
         started = time.monotonic() - self.progress.seconds
         self.clock, self.clock_tokens = time.monotonic(), self.progress.tokens
         late = False
-        while self.progress.step < len(self.updates) and not (stopped := self._why_stop(late=late)):
-            self._update(self.updates[self.progress.step])
-            step, last = self.progress.step, self.progress.step == len(self.updates)
+        if self.source.fresh and not self.progress.step:
+            self._validate()
+        while self.progress.step < len(self.source) and not (stopped := self._why_stop(late=late)):
+            self._update(*self.source.update(self.progress.step))
+            step, last = self.progress.step, self.progress.step == len(self.source)
             self.progress.seconds = time.monotonic() - started
             late = self._any(self.progress.seconds > self.settings.seconds)
             if step % self.read_every == 0 or last:
@@ -177,16 +174,17 @@ class _Loop:
         self.parallel.wait()
         if self.best.exists():
             load_weights(self.best, self.model)
-        _check_moved(initial, _fingerprints(self.model), self.log)
         p = self.progress
+        if p.best_step or not self.source.fresh:
+            _check_moved(initial, _fingerprints(self.model), self.log)
         return Outcome(p.step, p.best_step, p.best_loss, p.tokens, time.monotonic() - started, stopped)
 
     def _why_stop(self, *, late: bool) -> str | None:
         if self.progress.worse >= self.settings.patience:
             return f"no better validation loss in {self.progress.worse} validations"
-        if late and self.progress.step < len(self.updates):
+        if late and self.progress.step < len(self.source):
             return f"the time of {self.settings.seconds:.0f} s is up"
-        return None
+        return self.source.why_stop()
 
     def _any(self, flag: bool) -> bool:
         """The flag as raised by any process, so that all do the same."""
@@ -195,7 +193,7 @@ class _Loop:
         return bool(self.parallel.total(torch.tensor(float(flag), device=self.device)).item())
 
     def _resume(self) -> None:
-        found, problems = load_checkpoint(self.checkpoints, self.model, self.optimizer, self.parallel)
+        found, problems = load_checkpoint(self.checkpoints, self.model, self.optimizer, self.parallel, self.source)
         for problem in problems:
             self.log.write(events.Warned(problem))
         if found is not None:
@@ -203,14 +201,14 @@ class _Loop:
         # Written also for a start from nothing: steps that an earlier attempt logged no longer count.
         self.log.write(events.Resumed(self.progress.step))
 
-    def _update(self, update: Update) -> None:
+    def _update(self, rows: TokenRows, update: Update) -> None:
         """One optimizer step over the micro-batches of an update: one unit, one weight, wherever it lies."""
         self.model.train()
         mine = self.parallel.share(update)
-        self._begin(self.rows, [numbers for numbers, _ in mine])
+        self._begin(rows, [numbers for numbers, _ in mine])
         self.model.train()
         learned = [(self.objective.learned(numbers), weight) for numbers, weight in mine]
-        batches = [(self.forward.lay(self.rows, numbers, self.settings.noise), weight) for numbers, weight in learned]
+        batches = [(self.forward.lay(rows, numbers, self.settings.noise), weight) for numbers, weight in learned]
         counts = [sum(weight * self.objective.units(batch) for batch, weight in batches)]
         counts.append(sum(weight * batch.tokens for batch, weight in batches))
         units, tokens = self.parallel.total(torch.tensor(counts, dtype=torch.float64)).tolist()
@@ -225,7 +223,7 @@ class _Loop:
             for name, value in loss.metrics.items():
                 watched[name] = watched.get(name, 0) + value * (weight / units)
         norm = whole(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip))
-        now = rate(self.progress.step, len(self.updates), self.settings)
+        now = rate(self.progress.step, len(self.source), self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = now * group["factor"]
         self.optimizer.step()
@@ -263,13 +261,13 @@ class _Loop:
             metrics = dict(zip(names, values[1:], strict=True))
             event = events.Step(step, values[0], now, norm.item(), tokens, round(speed, 1), smooth, metrics)
             self.log.write(event)
-            _check_finite(event)
+            _check_finite(event, idle=self.source.fresh)
             self.on_step(event)
         self.clock, self.clock_tokens = time.monotonic(), self.progress.tokens
 
     def _validate(self) -> None:
         """Validation loss; the weights are kept when it is the lowest so far."""
-        loss, metrics = self.validation_loss()
+        loss, metrics = self.source.validate(self.progress.step, self.mean)
         if not math.isfinite(loss):
             raise _not_finite("validation loss", self.progress.step)
         best = loss < self.progress.best_loss
@@ -282,16 +280,20 @@ class _Loop:
         self.clock = time.monotonic()
 
     @torch.no_grad()
-    def validation_loss(self) -> tuple[float, dict[str, float]]:
-        """Mean loss per unit over all validation rows, in nats per trained token for SFT, and the means of the rest."""
-        return mean_loss(
-            self.step, self.objective, self.validation, self.forward, self.settings.micro_tokens, self.parallel
-        )
+    def mean(self, rows: TokenRows) -> tuple[float, dict[str, float]]:
+        """Mean loss per unit over rows, in nats per trained token for SFT, and the means of the rest."""
+        return mean_loss(self.step, self.objective, rows, self.forward, self.settings.micro_tokens, self.parallel)
 
     def _checkpoint(self) -> None:
         self._read()
         place = save_checkpoint(
-            self.checkpoints, self.model, self.optimizer, self.progress, self.parallel, self.settings.keep
+            self.checkpoints,
+            self.model,
+            self.optimizer,
+            self.progress,
+            self.parallel,
+            self.settings.keep,
+            self.source.state(),
         )
         self.log.write(events.Checkpointed(self.progress.step, place.name))
         self.clock = time.monotonic()
@@ -339,12 +341,13 @@ def _not_finite(what: str, step: int) -> TrainingStopped:
     )
 
 
-def _check_finite(event: events.Step) -> None:
+def _check_finite(event: events.Step, *, idle: bool) -> None:
+    """`idle`: there may be nothing to learn from an update, as where all answers to a prompt are equally good."""
     if not math.isfinite(event.loss):
         raise _not_finite("loss", event.step)
     if not math.isfinite(event.gradient_norm):
         raise _not_finite("gradient", event.step)
-    if event.gradient_norm == 0:
+    if event.gradient_norm == 0 and not idle:
         raise TrainingStopped(
             "the gradient is zero: nothing would be learned",
             where=f"update {event.step}",

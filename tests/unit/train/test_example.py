@@ -16,6 +16,7 @@ from luthier.recipe import Full, Lora
 from luthier.recipe import Sft as Section
 from luthier.train.loop import train
 from luthier.train.objectives.sft import Sft
+from luthier.train.source import Settled
 
 PATH = Path(__file__).resolve().parents[3] / "examples" / "sft_loop.py"
 COUNT = 12
@@ -59,7 +60,7 @@ def test_losses_and_weights_are_those_of_the_loop(kind: str, example: Any, file:
     assert any(len(update) > 1 for update in updates)
     model, other = tuned(tuning), tuned(tuning)
     log = events.Log(tmp_path / "events.jsonl")
-    train(model, Sft(Section()), rows, rows, updates, settings(), tmp_path, log)
+    train(model, Sft(Section()), Settled(rows, rows, updates), settings(), tmp_path, log)
     order = [[i for group in update for i in group] for update in updates]
     losses = example.train(other, theirs, order, 3e-3)
     steps = seen(log, events.Step)

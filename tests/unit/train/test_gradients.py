@@ -17,6 +17,7 @@ from luthier.text import TokenRows
 from luthier.train.forward import Forward, MicroBatch
 from luthier.train.loop import mean_loss, train
 from luthier.train.objectives.sft import Sft
+from luthier.train.source import Settled
 
 ROWS = random_rows([12, 30, 7, 21, 5, 40, 9, 16])
 
@@ -82,7 +83,7 @@ def test_one_update_is_the_same_in_one_micro_batch_or_in_unequal_ones(
         folder.mkdir()
         log = events.Log(folder / "events.jsonl")
         limits = settings(clip=1e9, packed=packed)
-        train(model, Sft(Section()), ROWS, ROWS, [update], limits, folder, log)
+        train(model, Sft(Section()), Settled(ROWS, ROWS, [update]), limits, folder, log)
         names = {id(p): name for name, p in model.named_parameters()}
         found.append({names[key]: gradient for key, gradient in optimizer.seen.items()})
     close(*found)

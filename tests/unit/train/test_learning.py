@@ -13,6 +13,7 @@ from luthier.recipe import Full, Lora, Qlora, Sft, Tuning
 from luthier.train.check import check_head
 from luthier.train.loop import train
 from luthier.train.objectives import OBJECTIVES
+from luthier.train.source import Settled
 
 ROWS = chat_rows(32)
 
@@ -24,7 +25,7 @@ def learn(tuning: Tuning, rate: float, folder: Path) -> None:
     updates = plan(ROWS, epochs=50, batch=256, micro=256)
     log = events.Log(folder / "events.jsonl")
     limits = settings(learning_rate=rate, validate_every=len(updates), micro_tokens=256)
-    outcome = train(model, OBJECTIVES["sft"](Sft()), ROWS, ROWS, updates, limits, folder, log)
+    outcome = train(model, OBJECTIVES["sft"](Sft()), Settled(ROWS, ROWS, updates), limits, folder, log)
     steps = seen(log, events.Step)
     assert [step.step for step in steps] == list(range(1, len(updates) + 1))
     assert steps[0].loss > 3

@@ -18,6 +18,7 @@ from luthier.train.fit import Job, fit
 from luthier.train.forward import Forward
 from luthier.train.loop import SMOOTHING, Outcome, train
 from luthier.train.optimizer import make_optimizer
+from luthier.train.source import Settled
 
 ROWS = chat_rows(12)
 UPDATES = plan(ROWS, epochs=4, batch=100, micro=60)
@@ -26,7 +27,7 @@ UPDATES = plan(ROWS, epochs=4, batch=100, micro=60)
 def go(model: Any, folder: Path, on_step: Any = lambda _: None, rows: TokenRows = ROWS, **limits: Any) -> Outcome:
     folder.mkdir(exist_ok=True)
     log = events.Log(folder / "events.jsonl")
-    return train(model, objective("sft"), rows, rows, UPDATES, settings(**limits), folder, log, on_step)
+    return train(model, objective("sft"), Settled(rows, rows, UPDATES), settings(**limits), folder, log, on_step)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

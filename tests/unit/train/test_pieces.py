@@ -18,6 +18,7 @@ from luthier.text import TokenRows
 from luthier.train.forward import Forward, MicroBatch, add_reference, spread
 from luthier.train.loop import Outcome, mean_loss, train
 from luthier.train.parallel import Parallel
+from luthier.train.source import Settled
 
 TUNINGS: dict[str, tuple[dict[str, Any], float]] = {
     "full": ({}, 1e-3),
@@ -116,7 +117,7 @@ def go(kind: str, model: Any, goal: Any, rows: TokenRows, folder: Path, on_step:
     micro = [spread(range(start, count, 2), goal.group) for start in (0, 1)]
     whole = [micro] * EPOCHS
     log = events.Log(folder / "events.jsonl")
-    return train(model, goal, rows, rows, whole, limits, folder, log, on_step)
+    return train(model, goal, Settled(rows, rows, whole), limits, folder, log, on_step)
 
 
 def outputs(model: Any, goal: Any, rows: TokenRows) -> dict[str, float]:

@@ -16,13 +16,16 @@ from luthier.recipe import Sft as Section
 from luthier.train import checkpoint
 from luthier.train.loop import train
 from luthier.train.objectives.sft import Sft
+from luthier.train.source import Settled
 
 ROWS = chat_rows(8)
 
 
 def go(model: Any, folder: Path, kind: str = "full", **changes: Any) -> Any:
     log = events.Log(folder / "events.jsonl")
-    return train(model, Sft(Section()), ROWS, ROWS, plan(ROWS, epochs=3, micro=64), settings(**changes), folder, log)
+    return train(
+        model, Sft(Section()), Settled(ROWS, ROWS, plan(ROWS, epochs=3, micro=64)), settings(**changes), folder, log
+    )
 
 
 def steps(folder: Path) -> list[events.Step]:
@@ -101,7 +104,7 @@ def test_patience_ends_a_run_and_the_best_weights_are_kept(tmp_path: Path) -> No
     log = events.Log(tmp_path / "events.jsonl")
     updates = plan(ROWS, epochs=100, batch=512, micro=256)
     limits = settings(validate_every=5, patience=2, learning_rate=1e-2, micro_tokens=256)
-    outcome = train(model, Sft(Section()), ROWS, against, updates, limits, tmp_path, log)
+    outcome = train(model, Sft(Section()), Settled(ROWS, against, updates), limits, tmp_path, log)
     validations = seen(log, events.Validated)
     assert outcome.steps < len(updates)
     assert outcome.stopped == "no better validation loss in 2 validations"
