@@ -95,7 +95,7 @@ def save_checkpoint(
     progress: Progress,
     parallel: Parallel = ALONE,
     keep: int = 2,
-    source: tuple[Tensors, dict[str, Any]] = ({}, {}),
+    source: tuple[Mapping[str, torch.Tensor], dict[str, Any]] = ({}, {}),
 ) -> Path:
     """Write a checkpoint under `folder` and delete all but the `keep` newest ones; every process has to call this.
 

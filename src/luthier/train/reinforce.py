@@ -155,7 +155,7 @@ def group_advantages(
         Advantages, and True for rows whose group says something: it has two answers or more, of unequal reward.
         A group that says nothing has the advantage 0.
     """
-    _, where = groups.unique(return_inverse=True)
+    where = torch.unique(groups, return_inverse=True)[1]
     size = int(where.max()) + 1 if len(where) else 0
     count = rewards.new_zeros(size).index_add(0, where, torch.ones_like(rewards))[where]
     total = rewards.new_zeros(size).index_add(0, where, rewards)[where]
