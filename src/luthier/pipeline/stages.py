@@ -245,9 +245,13 @@ def _make_release(work: Work, out: Path) -> None:
         save_tuned(trained, work.tokenizer, work.base, out / "model")
         _write_card(work, out, None)
         return
-    saved_as = dtype if work.recipe.release.dtype == "auto" else work.recipe.release.dtype
-    formats: dict[str, Any] = {"trained_as": dtype, "saved_as": saved_as, "scores": work.scores}
-    merge(work.base, tuned, tuning, work.tokenizer, out / "model", **formats)
+    asked = work.recipe.release.dtype
+    formats: dict[str, Any] = {"trained_as": dtype, "saved_as": None if asked == "auto" else asked}
+    merged = merge(work.base, tuned, tuning, work.tokenizer, out / "model", scores=work.scores, **formats)
+    write_text(out / "merge.json", json.dumps(merged.to_json(), indent=1) + "\n")
+    if merged.note:
+        work.log.write(events.Warned(merged.note))
+    saved_as = merged.dtype
     base = Base(work.recipe.name, out / "model", None, work.base.trust_remote_code)
     parity = _parity(work, load_model(base, saved_as, scores=work.scores), saved_as)
     parity.require()

@@ -11,4 +11,5 @@ class Release(Section):
     """Merge adapters into the base, so that any server can load the model. Off: the adapter is released as it is. When
     not given, what can be merged is."""
     dtype: Dtype = "auto"
-    """Number format of the merged weights. `auto`: the one it was trained in."""
+    """Number format of the merged weights. `auto`: the one it was trained in, or float32 where more than a quarter of
+    what training changed would be lost in the cast."""
