@@ -1,16 +1,28 @@
-"""`luthier chat`: talk to a run's model."""
+"""`luthier chat`: talk to a run's model, or to it and its base side by side."""
 
 import io
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from luthier.cli.console import RUNS, AsJson, RunName, Runs, console, document, put
 
-HELP = "/new starts over, Ctrl-C stops an answer, /bye or Ctrl-D leaves"
+if TYPE_CHECKING:
+    from luthier.pipeline.conversation import Conversation
+
+COMMANDS = {
+    "/compare": "the base model answers, too, side by side; again: it stops",
+    "/system TEXT": "another system message, and a new conversation; without a text: show it",
+    "/reset": "a new conversation",
+    "/help": "this list",
+    "/bye": "leave, as Ctrl-D does; Ctrl-C stops an answer",
+}
+_COMMAND = re.compile(r"/[a-z]+")
+CUT = "the answer was cut: the model did not end it"
 
 
 def chat(
@@ -21,7 +33,7 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Talk to a run's model. The released one, or the tuned one where nothing is released."""
-    from luthier.errors import DataError, RecipeError
+    from luthier.errors import RecipeError
     from luthier.pipeline.conversation import Conversation
     from luthier.runs import find_run
 
@@ -36,25 +48,131 @@ def chat(
         else:
             print(answer.text)
         return
-    aside = console()
     if sys.stdin.isatty():
-        aside.print(f"{talk.what}: {talk.folder}\n{HELP}", style="dim")
-    for line in _lines():
-        if line == "/new":
-            talk.forget()
-            continue
-        try:
-            answer = talk.ask(line, lambda piece: print(piece, end="", flush=True))
-        except DataError as error:
-            aside.print(f"{error.what}; {error.fix}", style="yellow")
-            continue
-        except KeyboardInterrupt:
-            print()
-            aside.print("stopped; this question and its answer are forgotten", style="dim")
-            continue
+        aside = console()
+        aside.print(f"{found.name}: {talk.what}", style="bold")
+        aside.print(f"{talk.folder}\n/compare asks the base model, too; /help lists the rest\n", style="dim")
+    _Session(talk).hold()
+
+
+class _Session:
+    """What the user types, and what is shown for it."""
+
+    def __init__(self, talk: "Conversation") -> None:
+        self._talk = talk
+        self._other: Conversation | None = None
+        self._aside = console()
+
+    def hold(self) -> None:
+        """Go on until the end of what is typed or piped."""
+        from luthier.errors import DataError
+
+        for line in _lines():
+            word, _, rest = line.partition(" ")
+            try:
+                if _COMMAND.fullmatch(word):
+                    if word == "/bye":
+                        return
+                    self._command(word, rest.strip())
+                elif self._other is None:
+                    self._answer(line)
+                else:
+                    self._compare(line, self._other)
+            except DataError as error:
+                self._aside.print(f"{error.what}; {error.fix}", style="yellow")
+            except KeyboardInterrupt:
+                print()
+                self._aside.print("stopped; this question and its answer are forgotten", style="dim")
+
+    def _command(self, word: str, rest: str) -> None:
+        if word == "/compare" and self._other is None:
+            self._aside.print("loading the base model", style="dim")
+            self._other = self._talk.beside()
+            self._aside.print("both answer from now on; /compare again stops it", style="dim")
+        elif word == "/compare":
+            self._other = None
+            self._aside.print("the base model is silent again", style="dim")
+        elif word == "/reset":
+            self._each(lambda talk: talk.forget())
+            self._note("a new conversation")
+        elif word == "/system" and rest:
+            self._each(lambda talk: setattr(talk, "system", rest))
+            self._note("a new conversation with this system message")
+        elif word == "/system":
+            self._aside.print(self._talk.system or "no system message", style="dim")
+        else:
+            if word != "/help":
+                self._aside.print(f"there is no command {word}", style="yellow")
+            for name, what in COMMANDS.items():
+                self._aside.print(f"  {name:<13} {what}", style="dim")
+
+    def _each(self, change: "Callable[[Conversation], None]") -> None:
+        for talk in (self._talk, self._other):
+            if talk is not None:
+                change(talk)
+
+    def _note(self, text: str) -> None:
+        if sys.stdin.isatty():
+            self._aside.print(text, style="dim")
+
+    def _answer(self, line: str) -> None:
+        safe = _shown if sys.stdout.isatty() else str
+        answer = self._talk.ask(line, lambda piece: print(safe(piece), end="", flush=True))
         print()
         if not answer.stopped:
-            aside.print("the answer was cut: the model did not end it", style="yellow")
+            self._aside.print(CUT, style="yellow")
+        self._note("")
+
+    def _compare(self, line: str, other: "Conversation") -> None:
+        """Both answers, in columns that fill up as they are written; one after the other where that cannot be seen."""
+        names, said, cut = ("tuned", "base"), ["", ""], [False, False]
+        with _columns(names, said) as show:
+            for k, talk in enumerate((self._talk, other)):
+
+                def add(piece: str, k: int = k) -> None:
+                    said[k] += piece
+                    show()
+
+                cut[k] = not talk.ask(line, add).stopped
+        for name, text, short in zip(names, said, cut, strict=True):
+            if not sys.stdout.isatty():
+                print(f"{name}: {text}")
+            if short:
+                self._aside.print(f"{name}: {CUT}", style="yellow")
+
+
+def _shown(text: str) -> str:
+    from luthier.pipeline.words import visible
+
+    return visible(text)
+
+
+@contextmanager
+def _columns(names: tuple[str, str], said: list[str]) -> Iterator[Callable[[], None]]:
+    """Two columns on a terminal; what it gives draws them anew."""
+    if not sys.stdout.isatty():
+        yield lambda: None
+        return
+    from rich.live import Live
+
+    def drawn() -> Any:
+        from rich.panel import Panel
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(expand=True, padding=(0, 1))
+        table.add_column(ratio=1)
+        table.add_column(ratio=1)
+        colours = ("green", "blue")
+        panels = [
+            Panel(Text(_shown(text)), title=name, title_align="left", border_style=colour)
+            for name, text, colour in zip(names, said, colours, strict=True)
+        ]
+        table.add_row(*panels)
+        return table
+
+    with Live(drawn(), console=console(out=True), auto_refresh=False, vertical_overflow="visible") as live:
+        yield lambda: live.update(drawn(), refresh=True)
 
 
 def _lines() -> Iterator[str]:
@@ -68,11 +186,12 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input("> " if talking else "").strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             if talking:
                 print()
             return
-        if line == "/bye":
-            return
+        except KeyboardInterrupt:  # the line is thrown away, as a shell does it
+            print("\n(Ctrl-D or /bye leaves)")
+            continue
         if line:
             yield line

@@ -24,6 +24,7 @@ from luthier.cli import (
     review,
     run,
     runs,
+    serve,
     show,
     train,
 )
@@ -49,6 +50,7 @@ app.command()(release.release)
 app.command()(review.review)
 app.command()(compare.compare)
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(show.show)
 app.command()(runs.runs)
 app.command()(doctor.doctor)

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.models.beginning import attends_freely, common_beginning, copies, read_beginning
-from luthier.models.prompts import opening
-from luthier.models.tuning import causal_model
+from luthier.models.beginning import attends_freely, common_beginning, read_beginning
+from luthier.models.rows import Rows, choose
 from luthier.text.render import read_answer
 from luthier.text.tokenizer import Tokenizer
 
@@ -110,56 +109,32 @@ class _Batch:
 def _write(
     model: Any, tokenizer: Tokenizer, batch: _Batch, stop: frozenset[int], room: int, sampling: Sampling
 ) -> list[list[int]]:
-    """Token after token, padded on the left; rows that have stopped leave the batch."""
-    place = next(model.parameters()).device
-    rest = [p[batch.shared :] for p in batch.prompts]
-    width = max(map(len, rest))
-    ids = torch.tensor([[batch.pad] * (width - len(p)) + p for p in rest], device=place)
-    seen = [[1] * batch.shared + [0] * (width - len(p)) + [1] * len(p) for p in rest]
-    mask = torch.tensor(seen, device=place)
-    written: list[list[int]] = [[] for _ in rest]
-    rows = list(range(len(rest)))
-    cache = copies(batch.beginning, len(rest))
-    inputs, mask = opening(model, ids, mask, cache)
-    causal = causal_model(model)
+    """Token after token; rows that have stopped leave the batch."""
+    written: list[list[int]] = [[] for _ in batch.prompts]
+    if room < 1:
+        return written
+    rows = Rows(model, batch.prompts, batch.pad, shared=batch.shared, beginning=batch.beginning)
+    present = list(range(len(written)))
     for step in range(room):
-        fed = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -fed:]
-        out = causal(**inputs, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        following = _choose(out.logits[:, -1], sampling, [batch.draws[row] for row in rows] if batch.draws else [])
-        for row, token in zip(rows, following.tolist(), strict=True):
+        draws = [batch.draws[row] if batch.draws else None for row in present]
+        count = len(present)
+        following = choose(rows.logits, [sampling.temperature] * count, [sampling.top_p] * count, draws)
+        for row, token in zip(present, following.tolist(), strict=True):
             written[row].append(token)
             batch.tell(row, token)
         look = bool(sampling.stop_texts) and step % LOOK_EVERY == LOOK_EVERY - 1
         live = [
             k
-            for k, row in enumerate(rows)
+            for k, row in enumerate(present)
             if written[row][-1] not in stop and not (look and _ends(tokenizer, written[row], sampling.stop_texts))
         ]
-        if not live:
+        if not live or step == room - 1:
             break
-        if len(live) < len(rows) and hasattr(cache, "batch_select_indices"):
-            keep = torch.tensor(live, device=place)
-            cache.batch_select_indices(keep)
-            following, mask, rows = following[keep], mask[keep], [rows[k] for k in live]
-        inputs = {"input_ids": following[:, None], "past_key_values": cache}
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        if len(live) < len(present) and rows.can_leave:
+            rows.keep(live)
+            following, present = following[live], [present[k] for k in live]
+        rows.feed(following)
     return [_until_stop(ids_of_row, stop) for ids_of_row in written]
-
-
-def _choose(logits: torch.Tensor, sampling: Sampling, draws: Sequence[np.random.Generator]) -> torch.Tensor:
-    """The next token of each row [rows]: the likeliest, or one drawn by inverting the nucleus's distribution."""
-    if not sampling.temperature:
-        return logits.argmax(-1)
-    shares, order = torch.softmax(logits.double() / sampling.temperature, dim=-1).sort(dim=-1, descending=True)
-    sums = shares.cumsum(-1)
-    # The nucleus: the fewest likeliest tokens that reach top_p, the one that reaches it included.
-    inside = torch.cat([torch.zeros_like(sums[:, :1]), sums[:, :-1]], dim=-1) < sampling.top_p
-    mass = (shares * inside).sum(-1, keepdim=True)
-    drawn = torch.tensor([[draw.random()] for draw in draws], dtype=sums.dtype, device=sums.device)
-    place = (sums < drawn * mass).sum(-1, keepdim=True).clamp(max=inside.sum(-1, keepdim=True) - 1)
-    return order.gather(-1, place)[:, 0]
 
 
 def _ends(tokenizer: Tokenizer, ids: list[int], texts: Sequence[str]) -> bool:

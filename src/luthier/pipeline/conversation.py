@@ -1,19 +1,21 @@
 """Talking to a run's model, with the recipe's system message and the model's own template."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from luthier.errors import DataError
-from luthier.models.base import Base, find_base
 from luthier.models.generate import Generated, generate
-from luthier.models.load import load_model, quiet, training_dtype
+from luthier.models.load import quiet
+from luthier.pipeline.opened import Opened, open_base, open_tuned
+from luthier.recipe import Qlora
 from luthier.runs import Run
-from luthier.text import load_tokenizer, render_prompt, stop_ids
+from luthier.text import render_prompt
+from luthier.text.stream import AnswerStream
 from luthier.types import Message
 
 LONGEST_ANSWER = 1024
 """Tokens. A model that never ends its answer is cut there."""
-HALF = "\N{REPLACEMENT CHARACTER}"
 
 
 class Conversation:
@@ -25,36 +27,43 @@ class Conversation:
         Raises:
             DataError: the run has no model yet.
         """
-        if run.recipe.objective.kind == "reward":
-            raise DataError("a reward model gives scores, it does not answer", where=run.name, fix="open another run")
         quiet()
-        self._start = find_base(run.recipe.model, run.home)
-        dtype = training_dtype(run.recipe.model.dtype)
+        opened = open_base(run) if base else open_tuned(run)
+        self._begin(run, opened, opened.load())
+
+    def _begin(self, run: Run, opened: Opened, model: Any) -> None:
+        self._run, self._opened, self._model = run, opened, model
+        self.what, self.folder = opened.what, opened.folder
+        self._active: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._tokenizer = opened.tokenizer()
+        self._stop = opened.stop(self._tokenizer)
         self._system = run.recipe.data.system
-        if base:
-            self.what, self.folder = "base model", self._start.folder
-            self._model = load_model(self._start, dtype)
-        elif "release" in run.artifacts and (run.artifact("release").path("model") / "config.json").exists():
-            self.what, self.folder = "released model", run.artifact("release").path("model")
-            self._model = load_model(Base(run.name, self.folder, None, self._start.trust_remote_code), dtype)
-        elif "model" in run.artifacts:
-            self.what, self.folder = "tuned model, not released", run.artifact("model").folder
-            self._model = self._load_tuned(run)
-        else:
-            raise DataError("the run has no model yet", where=run.name, fix=f"luthier run {run.folder}")
-        self._tokenizer = load_tokenizer(self.folder, trust_remote_code=self._start.trust_remote_code)
-        self._stop = stop_ids(self._tokenizer, self._start.stop_ids)
         self._turns: list[Message] = []
         self.forget()
 
-    def _load_tuned(self, run: Run) -> Any:
-        from pydantic import TypeAdapter
+    def beside(self) -> "Conversation":
+        """The same conversation so far, with the base model; an adapter's base is in memory already."""
+        other = object.__new__(Conversation)
+        opened = open_base(self._run)
+        if self._opened.adapter and not isinstance(self._opened.tuning, Qlora):
+            from luthier.models.tuning import untuned
 
-        from luthier.models.tuned import load_tuned
-        from luthier.recipe import Tuning
+            other._begin(self._run, opened, self._model)
+            other._active = lambda: untuned(self._model)
+        else:
+            other._begin(self._run, opened, opened.load())
+        other._system, other._turns = self._system, list(self._turns)
+        return other
 
-        plan = run.artifact("plan").json("plan.json")
-        return load_tuned(self._start, self.folder, TypeAdapter(Tuning).validate_python(plan["tuning"]), plan["dtype"])
+    @property
+    def system(self) -> str | None:
+        """The system message; setting it starts over."""
+        return self._system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self._system = text
+        self.forget()
 
     def forget(self) -> None:
         """Start over."""
@@ -72,24 +81,22 @@ class Conversation:
         """
         turns = [*self._turns, Message("user", text)]
         prompt = render_prompt(turns, self._tokenizer)
-        room = min(LONGEST_ANSWER, self._start.context - len(prompt))
+        context = self._opened.start.context
+        room = min(LONGEST_ANSWER, context - len(prompt))
         if room < 1:
-            reason = f"{len(prompt):,} tokens so far, and the model's context ends at {self._start.context:,}"
-            raise DataError(reason, where="conversation", fix="/new starts over")
-        ids: list[int] = []
-        shown = 0
+            reason = f"{len(prompt):,} tokens so far, and the model's context ends at {context:,}"
+            raise DataError(reason, where="conversation", fix="/reset starts over")
+        stream = AnswerStream(self._tokenizer, prompt=str(self._tokenizer.decode(prompt[-64:])))
 
         def piece(_: int, token: int) -> None:
-            nonlocal shown
-            ids.append(token)
-            text = self._tokenizer.decode(ids)
-            if not text.endswith(HALF):  # the rest of the character is in the next token
-                show(text[shown:])
-                shown = len(text)
+            if new := stream.add(token):
+                show(new)
 
-        answer = generate(self._model, self._tokenizer, [prompt], stop=self._stop, max_new_tokens=room, on_token=piece)[
-            0
-        ]
-        show(answer.text[shown:])
-        self._turns = [*turns, Message("assistant", answer.text)]
-        return answer
+        with self._active():
+            answers = generate(
+                self._model, self._tokenizer, [prompt], stop=self._stop, max_new_tokens=room, on_token=piece
+            )
+        if rest := stream.finish():
+            show(rest)
+        self._turns = [*turns, Message("assistant", answers[0].text)]
+        return answers[0]

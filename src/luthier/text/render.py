@@ -18,7 +18,7 @@ from luthier.text.template import Template, mark_typed, template_of
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Example, Json, Message
 
-__all__ = ["Train", "TrainingRow", "read_answer", "render", "render_batch", "render_prompt"]
+__all__ = ["Train", "TrainingRow", "plain_prompt", "read_answer", "render", "render_batch", "render_prompt"]
 _ENCODERS: "weakref.WeakKeyDictionary[Any, Encoder]" = weakref.WeakKeyDictionary()
 
 
@@ -115,6 +115,16 @@ def render_prompt(
 ) -> list[int]:
     """The ids to generate an answer from: the conversation with the generation prompt, as a server renders it."""
     return encoder_of(tokenizer).ids(prompt_text(messages, template_of(tokenizer, tools), tools))
+
+
+def plain_prompt(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids to go on from after a plain text: the model's begin token, unless it is written already, and the text.
+
+    Control tokens in the text count as such: whoever asks without a template writes them.
+    """
+    begin = tokenizer.bos_token or ""
+    whole = text if begin and text.startswith(begin) else begin + text
+    return [int(i) for i in tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False).ids]
 
 
 def read_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:

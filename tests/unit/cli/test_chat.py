@@ -19,10 +19,10 @@ def test_a_pipe_gets_the_answer_and_nothing_else(luthier: Any, done: Path) -> No
     assert piped.out.strip()
 
 
-def test_a_conversation_goes_on_until_new(luthier: Any, done: Path) -> None:
+def test_a_conversation_goes_on_until_it_is_reset(luthier: Any, done: Path) -> None:
     line = b"The drum 3 is broken.\n"
     alone = luthier("chat", done, typed=line).out
-    talk = luthier("chat", done, typed=line + b"\n  \n/new\n" + line + b"/bye\nnever asked\n").out
+    talk = luthier("chat", done, typed=line + b"\n  \n/reset\n" + line + b"/bye\nnever asked\n").out
     assert talk == alone + alone
 
 
@@ -70,5 +70,37 @@ def test_a_conversation_that_fills_the_context_says_so(luthier: Any, done: Path)
     assert talk.ask("The drum 3 is broken.").text == Conversation(open_run(done)).ask("The drum 3 is broken.").text
     said = luthier("chat", done, typed=b"word " * 300 + b"\nThe drum 3 is broken.\n")
     assert said.code == 0
-    assert "/new starts over" in said.err
+    assert "/reset starts over" in said.err
     assert said.out.strip()
+
+
+def test_both_models_answer_when_compared(luthier: Any, done: Path) -> None:
+    line = b"The drum 3 is broken.\n"
+    tuned, base = (luthier("chat", done, *more, typed=line).out for more in ((), ("--base",)))
+    both = luthier("chat", done, typed=b"/compare\n" + line + b"/compare\n/reset\n" + line)
+    assert both.out == f"tuned: {tuned}base: {base}{tuned}"
+
+
+def test_an_adapters_base_is_not_loaded_twice(luthier: Any, body: Any, tmp_path: Path) -> None:
+    import scenes
+
+    body["tuning"], body["release"] = {"kind": "lora", "rank": 4}, {"merge": False}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    run = Path(luthier("train", "recipe.yaml", "--json").document["run"])
+    talk = Conversation(open_run(run))
+    other = talk.beside()
+    assert other._model is talk._model
+    line = "My phone 7 never came."
+    assert other.ask(line).text == Conversation(open_run(run), base=True).ask(line).text
+    assert talk.ask(line).text == Conversation(open_run(run)).ask(line).text
+
+
+def test_the_system_message_can_be_changed(luthier: Any, done: Path) -> None:
+    line = b"The drum 3 is broken.\n"
+    said = luthier("chat", done, typed=b"/system Be brief.\n" + line + b"/system\n/nonsense\n")
+    assert said.out.strip()
+    assert "Be brief." in said.err
+    assert "there is no command /nonsense" in said.err
+    talk = Conversation(open_run(done))
+    talk.system = "Be brief."
+    assert said.out == talk.ask(line.decode().strip()).text + "\n"

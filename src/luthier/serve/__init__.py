@@ -1,0 +1,1 @@
+"""Serve: an OpenAI-compatible server over our own models, llama.cpp or vLLM, and the files to deploy one."""

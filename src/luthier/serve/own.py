@@ -1,0 +1,258 @@
+"""Requests answered by our own models: rendered as in training, answered in batches, told as a stream or whole."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from luthier.errors import TemplateError
+from luthier.serve.app import Name
+from luthier.serve.batching import Answering, Batching, Chance, Done, News, Piece, Question, Served
+from luthier.serve.requests import ApiError, Asked, ChatAsked, TextAsked
+from luthier.serve.responses import DONE, Reply, chat_logprobs, event, text_logprobs, usage_of
+from luthier.text import plain_prompt, render_prompt
+from luthier.types import Json, Message
+
+
+@dataclass
+class _Choice:
+    """One answer as far as it is known."""
+
+    text: str = ""
+    chances: list[Chance] = field(default_factory=list)
+    reason: str = ""
+    tokens: int = 0
+
+
+class OwnModels:
+    """Answers from models in this process."""
+
+    def __init__(self, batching: Batching, roots: dict[str, str]) -> None:
+        self._batching = batching
+        self.names: Sequence[Name] = [
+            Name(name, roots.get(name, ""), served.base) for name, served in batching.models.items()
+        ]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that computes is there."""
+        return self._batching.alive
+
+    def close(self) -> None:
+        """Stop computing."""
+        self._batching.close()
+
+    async def chat(self, asked: ChatAsked, request: Request) -> Response:
+        """A chat completion."""
+        served = self._batching.models[asked.model]
+        turns = asked.turns()
+        if served.system and turns[0].role != "system":
+            turns.insert(0, Message("system", served.system))
+        try:
+            prompt = render_prompt(turns, served.tokenizer)
+        except TemplateError as error:
+            raise ApiError(400, error.what, param="messages", code="template_refused") from error
+        before = str(served.tokenizer.decode(prompt[-64:]))
+        return await self._answer(asked, served, [prompt], request, before=before)
+
+    async def text(self, asked: TextAsked, request: Request) -> Response:
+        """A plain completion."""
+        served = self._batching.models[asked.model]
+        prompts = [
+            plain_prompt(given, served.tokenizer) if isinstance(given, str) else given for given in asked.prompts()
+        ]
+        size = len(served.tokenizer)
+        if not prompts or any(not prompt or not all(0 <= i < size for i in prompt) for prompt in prompts):
+            raise ApiError(400, f"prompt: at least one token, ids below {size}", param="prompt", code="invalid_value")
+        if len(prompts) * (asked.n or 1) > 128:
+            raise ApiError(400, "at most 128 answers a request", param="prompt", code="invalid_value")
+        return await self._answer(asked, served, prompts, request, raw=True)
+
+    async def _answer(
+        self,
+        asked: ChatAsked | TextAsked,
+        served: Served,
+        prompts: list[list[int]],
+        request: Request,
+        *,
+        before: str = "",
+        raw: bool = False,
+    ) -> Response:
+        questions = [
+            Question(prompt, _room(asked, served, prompt), asked.temperature or 0.0, _top_p(asked), seed,
+                     asked.stops, asked.top, before, raw)
+            for prompt in prompts
+            for seed in _seeds(asked, served)
+        ]  # fmt: skip
+        if self._batching.full:
+            raise ApiError(
+                429, "too many requests are waiting", kind="rate_limit_error", code="too_many_requests",
+                headers={"Retry-After": "1"},
+            )  # fmt: skip
+        talk = _Talk(self._batching, served.name, questions)
+        reply = Reply(not raw, asked.model, served.fingerprint)
+        count = sum(map(len, prompts))
+        if asked.stream:
+            sent = _stream(talk, reply, asked, served, count, _counts(request))
+            return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        choices = await _until_gone(talk, request)
+        tokens = sum(choice.tokens for choice in choices)
+        _counts(request)(count, tokens)
+        body = [
+            reply.choice(k, choice.text, choice.reason, _logprobs(asked, served, choice.chances))
+            for k, choice in enumerate(choices)
+        ]
+        return JSONResponse(reply.whole(body, usage_of(count, tokens)))
+
+
+class _Talk:
+    """The questions of one request, and the news of their answers in the order they come."""
+
+    def __init__(self, batching: Batching, name: str, questions: Sequence[Question]) -> None:
+        self._news: asyncio.Queue[tuple[int, News]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._going = len(questions)
+        self._answers: list[Answering] = [
+            batching.ask(name, question, lambda news, k=k: self._tell(k, news))  # type: ignore[misc]
+            for k, question in enumerate(questions)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def _tell(self, k: int, news: News) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.put_nowait, (k, news))
+
+    async def news(self) -> AsyncIterator[tuple[int, Piece | Done]]:
+        """News until all is said.
+
+        Raises:
+            ApiError: the model failed.
+        """
+        try:
+            while self._going:
+                k, news = await self._news.get()
+                if isinstance(news, Exception):
+                    raise ApiError(500, f"the model failed: {type(news).__name__}", kind="server_error") from news
+                self._going -= isinstance(news, Done)
+                yield k, news
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody listens any more: what is not done ends."""
+        for one in self._answers:
+            one.cancel()
+
+
+async def _until_gone(talk: _Talk, request: Request) -> list[_Choice]:
+    """The whole answers; when the client hangs up, they are given up."""
+    gone = asyncio.create_task(_hung_up(request))
+    all_said = asyncio.create_task(_gather(talk))
+    try:
+        await asyncio.wait({gone, all_said}, return_when=asyncio.FIRST_COMPLETED)
+        if not all_said.done():
+            raise ApiError(499, "the client has hung up", code="gone")
+        return all_said.result()
+    finally:
+        talk.cancel()
+        gone.cancel()
+        all_said.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _gather(talk: _Talk) -> list[_Choice]:
+    choices = [_Choice() for _ in range(len(talk))]
+    async for k, news in talk.news():
+        if isinstance(news, Done):
+            choices[k].reason, choices[k].tokens = news.reason, news.tokens
+        else:
+            choices[k].text += news.text
+            choices[k].chances += news.chances
+    return choices
+
+
+async def _stream(
+    talk: _Talk,
+    reply: Reply,
+    asked: ChatAsked | TextAsked,
+    served: Served,
+    prompt: int,
+    note: Callable[[int, int], None],
+) -> AsyncIterator[bytes]:
+    tokens, offsets, usage = 0, [0] * len(talk), asked.with_usage
+    try:
+        if reply.chat:
+            for k in range(len(talk)):
+                yield reply.chunk(k, None, first=True, usage=usage)
+        async for k, news in talk.news():
+            if isinstance(news, Done):
+                tokens += news.tokens
+                yield reply.chunk(k, None, reason=news.reason, usage=usage)
+            else:
+                logprobs = _logprobs(asked, served, news.chances, offsets[k])
+                offsets[k] += len(news.text)
+                yield reply.chunk(k, news.text, logprobs=logprobs, usage=usage)
+        if usage:
+            yield reply.counts(usage_of(prompt, tokens))
+        yield DONE
+    except ApiError as error:
+        yield event(error.to_json())
+    finally:
+        note(prompt, tokens)
+        talk.cancel()
+
+
+def _counts(request: Request) -> Callable[[int, int], None]:
+    """Notes the tokens of a request for the line that is written about it."""
+
+    def note(prompt: int, tokens: int) -> None:
+        request.scope.setdefault("state", {})["counts"] = f", {prompt} + {tokens} tokens"
+
+    return note
+
+
+def _logprobs(asked: ChatAsked | TextAsked, served: Served, chances: Sequence[Chance], offset: int = 0) -> Json | None:
+    if asked.top is None:
+        return None
+    if isinstance(asked, ChatAsked):
+        return chat_logprobs(chances, served.tokenizer)
+    return text_logprobs(chances, served.tokenizer, offset)
+
+
+def _room(asked: ChatAsked | TextAsked, served: Served, prompt: Sequence[int]) -> int:
+    """Most tokens of an answer.
+
+    Raises:
+        ApiError: prompt and answer do not fit into the context.
+    """
+    left = served.context - len(prompt)
+    wanted = asked.room
+    if left < 1 or (wanted or 0) > left:
+        more = f" and {wanted:,} of the answer" if wanted and left >= 1 else ""
+        raise ApiError(
+            400,
+            f"the model's context holds {served.context:,} tokens; the prompt has {len(prompt):,}{more}",
+            param="messages" if isinstance(asked, ChatAsked) else "prompt",
+            code="context_length_exceeded",
+        )
+    return wanted or left
+
+
+def _top_p(asked: Asked) -> float:
+    return 1.0 if asked.top_p is None else asked.top_p
+
+
+def _seeds(asked: Asked, served: Served) -> list[Any]:  # noqa: ARG001
+    """A seed for each choice: the first has the one that was given, as in an evaluation."""
+    first = secrets.randbits(62) if asked.seed is None else asked.seed % 2**63
+    return [first, *([first, k] for k in range(1, asked.n or 1))]

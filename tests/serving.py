@@ -1,0 +1,47 @@
+"""A server over tiny models in a thread, reached through a socket as clients reach it."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+import uvicorn
+from tiny import llama, stop, tokenizer
+
+from luthier.serve.app import make_app
+from luthier.serve.batching import Batching, Served
+from luthier.serve.http import bind
+from luthier.serve.own import OwnModels
+
+
+def served(name: str = "tiny", **more: Any) -> Served:
+    return Served(name, llama(seed=5), tokenizer(), (stop(),), 256, **more)
+
+
+@dataclass
+class Running:
+    """A server in a thread."""
+
+    url: str
+    batching: Batching
+    lines: list[str] = field(default_factory=list)
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+
+def start(models: Sequence[Served], keys: Sequence[str] = (), **settings: Any) -> Iterator[Running]:
+    batching, lines = Batching(models, **settings), list[str]()
+    app = make_app(OwnModels(batching, {}), keys=keys, note=lines.append)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    with bind("127.0.0.1", 0) as at:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
+        thread.start()
+        until = time.monotonic() + 10
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        yield Running(f"http://127.0.0.1:{at.getsockname()[1]}", batching, lines)
+        server.should_exit = True
+        thread.join(10)
