@@ -303,6 +303,8 @@ def _write_card(work: Work, out: Path, parity: dict[str, Any] | None) -> None:
         parity=parity,
     )
     write_text(out / "model" / "README.md", text)
+    # What is served elsewhere brings the verdict along that it was released on.
+    write_text(out / "verdict.json", work.artifacts["verdict"].path("verdict.json").read_text(encoding="utf-8"))
 
 
 STAGES = (
