@@ -164,7 +164,7 @@ REFUSED: list[tuple[str, str]] = [
     ('{"tools": [{"type": "function"}]}', "'tools' is not supported by this server"),
     ('{"frequency_penalty": 0.5}', "'frequency_penalty' is not supported by this server"),
     ('{"response_format": {"type": "json_object"}}', "'response_format' is not supported by this server"),
-    ('{"temprature": 1}', "'temprature' is not known"),
+    ('{"temper": 1}', "'temper' is not known"),
     ('{"top_logprobs": 2}', "top_logprobs needs logprobs: true"),
     ('{"stream_options": {"include_usage": true}}', "stream_options needs stream: true"),
 ]  # fmt: skip
