@@ -62,6 +62,7 @@ class Conversation:
 
     @system.setter
     def system(self, text: str | None) -> None:
+        """Another one, from the beginning."""
         self._system = text
         self.forget()
 
