@@ -8,23 +8,75 @@ import typer
 
 from luthier.cli.console import AsJson, Overrides, console, document, put
 
+WHAT = ("methods", "train")
+USUAL = "trl-default,trl-tuned,plain-peft,luthier-fp32"
+
 
 def bench(
-    what: Annotated[str, typer.Argument(help="`methods`: every tuning on the same task and budget.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="`methods`: every tuning on the same task and budget. `train`: speed against other tools."),
+    ],
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", help="Where the table, the plot and the runs go.")] = Path(
-        "bench-methods"
-    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where it all goes; bench-methods or bench-train if not given.")
+    ] = None,
     only: Annotated[str | None, typer.Option("--only", help="Some of the methods, such as full,lora.")] = None,
+    arms: Annotated[str, typer.Option("--arms", help="train: the arms, in order.")] = USUAL,
+    shape: Annotated[str, typer.Option("--shape", help="train: shape of the model, such as 42M.")] = "42M",
+    profile: Annotated[
+        str, typer.Option("--profile", help="train: P1 full packs, P2 chats, P3 long documents, P4 pairs.")
+    ] = "P2",
+    tuning: Annotated[str, typer.Option("--tuning", help="train: lora or full.")] = "lora",
+    rows: Annotated[int, typer.Option("--rows", min=1, help="train: rows an update; pairs in P4.")] = 8,
+    longest: Annotated[
+        int | None, typer.Option("--longest", min=32, help="train: most tokens a row; 1024 on a CPU, 4096 on a GPU.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="train: turns that each arm gets.")] = 3,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="train: least time of one turn.")] = 8.0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what each way to tune trains, costs, learns and forgets, on the bundled base."""
+    """Measure what each way to tune costs and learns, or how fast training is beside other tools."""
+    from luthier.errors import RecipeError
+
+    if what not in WHAT:
+        raise RecipeError(f"there is nothing to measure called '{what}'", fix="luthier bench methods, or train")
+    if what == "methods":
+        _methods(overrides, out or Path("bench-methods"), only, as_json=as_json)
+        return
+    if overrides:
+        raise RecipeError(f"luthier bench train reads no recipe: {overrides[0]}", fix="luthier bench --help")
+    from luthier.artifact import make_folder, write_text
+    from luthier.pipeline.speed import measure, table
+
+    folder, screen = out or Path("bench-train"), console()
+    make_folder(folder)
+    found = measure(
+        folder / "work",
+        [name.strip() for name in arms.split(",")],
+        shape=shape,
+        profile=profile,
+        tuning=tuning,
+        rows=rows,
+        longest=longest,
+        rounds=rounds,
+        seconds=seconds,
+        tell=lambda line: screen.print(line, markup=False),
+    )
+    write_text(folder / "train.json", json.dumps(found, indent=1) + "\n")
+    write_text(folder / "train.md", table(found))
+    if as_json:
+        put(document(None, **found))
+    else:
+        console(out=True).print(table(found), markup=False, soft_wrap=True)
+        screen.print(f"written to {folder}: train.md, train.json")
+
+
+def _methods(overrides: list[str] | None, out: Path, only: str | None, *, as_json: bool) -> None:
     from luthier.artifact import make_folder, write_text
     from luthier.errors import RecipeError
     from luthier.pipeline.methods import METHODS, measure, plot, table, to_json
 
-    if what != "methods":
-        raise RecipeError(f"there is nothing to measure called '{what}'", fix="luthier bench methods")
     names = [name.strip() for name in only.split(",")] if only else list(METHODS)
     if unknown := [name for name in names if name not in METHODS]:
         raise RecipeError(

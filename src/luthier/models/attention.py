@@ -57,25 +57,20 @@ def packed_attention(
     """
     parts = []
     before = [] if prefix is None else [t.to(key.dtype).expand(len(key), *t.shape) for t in prefix[_layer(module)]]
-    for start, end in pairwise(documents or [0, query.shape[2]]):
-        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+    probability = dropout if module.training else 0.0
+    sizes = [end - start for start, end in pairwise(documents or [0, query.shape[2]])]
+    # Splitting, not slicing: the gradients of the parts are laid end to end, not each added to a whole of zeros.
+    for q, k, v in zip(*(torch.split(t, sizes, 2) for t in (query, key, value)), strict=True):
         if before:
             k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
-        probability = dropout if module.training else 0.0
-        seen = _window(end - start, sliding_window, query.device, k.shape[2] - q.shape[2])
+        seen = _window(q.shape[2], sliding_window, query.device, k.shape[2] - q.shape[2])
         if softcap is not None or s_aux is not None:
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
             continue
+        grouped = query.shape[1] != key.shape[1]
         parts.append(
             F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=seen,
-                dropout_p=probability,
-                is_causal=seen is None,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
+                q, k, v, seen, probability, is_causal=seen is None, scale=scaling, enable_gqa=grouped
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None

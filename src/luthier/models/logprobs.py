@@ -1,7 +1,8 @@
 """The loss head: log-probabilities of labelled tokens, without ever holding the logits of the whole batch.
 
-Only hidden states that have a label reach the output head, and those in chunks; the backward pass makes each chunk's
-logits anew. One primitive, `token_logprobs`, serves every objective.
+Only hidden states that have a label reach the output head, and those in chunks. Beside a frozen head each chunk's
+gradient is made while its logits are there (`head.py`); where the head is trained, the backward pass makes them anew.
+One primitive, `token_logprobs`, serves every objective.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from luthier.models.attention import NAME
 from luthier.models.batch import Batch
+from luthier.models.head import Bend, frozen_logprobs, is_frozen
 from luthier.models.prompts import lay_prompts, learns_prompt, plain_logits
 from luthier.models.tuning import causal_model
 
@@ -67,7 +69,10 @@ def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> t
         [labels], float32; differentiable.
     """
     causal = causal_model(model)
-    rows = max(1, CHUNK_LOGITS // causal.config.get_text_config().vocab_size)
+    head, config = causal.get_output_embeddings(), causal.config.get_text_config()
+    rows = max(1, CHUNK_LOGITS // config.vocab_size)
+    if is_frozen(head):
+        return frozen_logprobs(hidden, head.weight, head.bias, targets, Bend.of(config), rows)
     if len(targets) <= rows:
         return _logprobs(causal, hidden, targets)
     parts = [
@@ -84,15 +89,7 @@ def _logprobs(causal: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch
 
 def logits_of(causal: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits as the model itself makes them, with the scalings that some families apply after the head."""
-    config = causal.config.get_text_config()
-    logits: torch.Tensor = causal.get_output_embeddings()(hidden)
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2 and 3
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+    return Bend.of(causal.config.get_text_config()).apply(causal.get_output_embeddings()(hidden))
 
 
 def batch_logprobs(model: Any, batch: Batch) -> torch.Tensor:

@@ -15,6 +15,7 @@ from luthier import events
 from luthier.artifact import write_text
 from luthier.errors import DataError, TrainingStopped
 from luthier.models.base import Base
+from luthier.models.fast_lora import make_fast
 from luthier.models.load import DTYPES, DtypeName, device, load_model
 from luthier.models.tuned import save_tuned
 from luthier.models.tuning import WHOLE, causal_model, quantisation, tune
@@ -138,7 +139,9 @@ def _loaded_as(job: Job) -> DtypeName:
 
 def _model(job: Job, objective: Objective) -> torch.nn.Module:
     loaded = load_model(job.base, _loaded_as(job), quantise=quantisation(job.tuning), scores=objective.scores)
-    return tune(loaded, job.tuning, job.recipe.seed)
+    model = tune(loaded, job.tuning, job.recipe.seed)
+    make_fast(model)
+    return model
 
 
 def _rows(job: Job, objective: Objective) -> tuple[TokenRows, TokenRows, int]:

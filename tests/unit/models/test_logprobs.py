@@ -67,3 +67,31 @@ def test_logits_are_never_held_for_all_labels(monkeypatch: pytest.MonkeyPatch) -
     hidden = torch.randn(10, 64, requires_grad=True)
     token_logprobs(llama(), hidden, torch.zeros(10, dtype=torch.long)).sum().backward()
     assert sorted(held) == [2, 2, 4, 4, 4, 4]  # once forward, once more in the backward pass
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 320 * 7], ids=["one piece", "chunks of 7"])
+@pytest.mark.parametrize("name", HEADS)
+def test_beside_a_frozen_head_the_gradient_is_the_same_and_logits_are_made_once(
+    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the path for trained heads, which is held to float64 above; weighted, as preferences weigh rows."""
+    monkeypatch.setattr(module, "CHUNK_LOGITS", chunk)
+    config, changes = HEADS[name]
+    model = of_config(config(**(sizes() | changes)))
+    targets = torch.arange(23) * 13
+    weights = torch.linspace(-1, 1, 23)
+    found = []
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        hidden = 3 * torch.randn(23, 64, generator=torch.Generator().manual_seed(0))
+        hidden.requires_grad_()
+        with monkeypatch.context() as patch:
+            if frozen:
+                patch.setattr(module, "_logprobs", None)  # the other path is not taken
+            logprobs = token_logprobs(model, hidden, targets)
+        (logprobs * weights).sum().backward()
+        found.append((logprobs.detach(), hidden.grad))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(token_logprobs(model, hidden, targets), found[1][0])

@@ -1,0 +1,109 @@
+"""Log-probabilities beside a frozen output head, their gradient made in the forward pass.
+
+With W [V, h] the head, z = W x the logits of a state x and p = softmax(z), the log-probability of token t has
+
+    d log p(t) / d x = W[t] - p W
+
+for each state by itself: whatever the objective does with the log-probabilities only scales these rows. So one chunk's
+logits give both, and no later pass makes them again: 4 V h operations a label where making them again takes 6 V h.
+Logits are float32 from the product on, and never held for more than a chunk.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Bend:
+    """What some families do to the logits: y = cap tanh(scale z / cap)."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> "Bend":
+        """As the model's config says."""
+        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+        scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+        return cls(float(scale), getattr(config, "final_logit_softcapping", None))  # Gemma 2 and 3
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bent logits, in the format they came in."""
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+    def slope_(self, gradient: torch.Tensor, bent: torch.Tensor | None) -> torch.Tensor:
+        """The gradient of bent logits as that of plain ones, in place."""
+        if self.cap is not None and bent is not None:
+            gradient.mul_(1 - (bent / self.cap).square())
+        return gradient.mul_(self.scale) if self.scale != 1.0 else gradient
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        bend: Bend,
+        rows: int,
+    ) -> torch.Tensor:
+        place = hidden.device.type
+        compute = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else weight.dtype
+        wanted = ctx.needs_input_grad[0]
+        found = hidden.new_empty(len(targets), dtype=torch.float32)
+        # In the format of the states: as exact as the gradient that a plain product would give.
+        slopes = torch.empty_like(hidden) if wanted else None
+        with torch.autocast(place, enabled=False):
+            matrix, shift = weight.to(compute), None if bias is None else bias.to(compute)
+            for start in range(0, len(targets), rows):
+                part = slice(start, start + rows)
+                logits = bend.apply(F.linear(hidden[part].to(compute), matrix, shift).float())
+                bent = logits if wanted and bend.cap is not None else None
+                at = targets[part, None]
+                logits = torch.log_softmax(logits, dim=-1)
+                found[part] = logits.gather(1, at)[:, 0]
+                if slopes is not None:
+                    odds = logits.exp_().neg_().scatter_add_(1, at, torch.ones_like(at, dtype=torch.float32))
+                    slopes[part] = bend.slope_(odds, bent).to(compute) @ matrix
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        (slopes,) = ctx.saved_tensors
+        return (slopes * gradient[:, None]).to(slopes.dtype), None, None, None, None, None
+
+
+def frozen_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    bend: Bend,
+    rows: int,
+) -> torch.Tensor:
+    """Log-probability [labels] of each target, float32; differentiable in `hidden`, once.
+
+    Args:
+        hidden: [labels, hidden] states that predict the targets.
+        weight: [vocabulary, hidden], frozen.
+        bias: [vocabulary] or None, frozen.
+        targets: [labels] token ids.
+        bend: what becomes of the logits.
+        rows: labels whose logits are held at a time.
+    """
+    return _Frozen.apply(hidden, weight, bias, targets, bend, rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def is_frozen(head: Any) -> bool:
+    """Whether the head is a plain matrix that does not learn."""
+    return type(head) is torch.nn.Linear and not any(p.requires_grad for p in head.parameters())

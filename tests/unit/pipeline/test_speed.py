@@ -1,0 +1,117 @@
+"""Training speed side by side: what is prepared, what is checked before a number counts, and what the table says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from luthier.errors import RecipeError
+from luthier.pipeline import speed
+from luthier.pipeline.speed import Arm, measure, table
+from luthier.train.arms.work import END, prepare, read_work
+
+GRADIENT = {"a": np.arange(1.0, 9.0, dtype=np.float32), "b": np.ones(5, np.float32)}
+
+
+def said(**changes: Any) -> dict[str, Any]:
+    return {
+        "losses": [8.0, 7.0],
+        "gradient_norm": 2.0,
+        "weights_moved": True,
+        "trainable_parameters": 13,
+        "peak_memory_bytes": 10**9,
+        "time_to_first_step": 1.0,
+    } | changes
+
+
+def summary(folder: Path, name: str = "luthier-fp32", gradient: Any = GRADIENT, **changes: Any) -> dict[str, Any]:
+    save_file(GRADIENT, folder / "gradient-reference.safetensors")
+    save_file(gradient, folder / f"gradient-{name}.safetensors")
+    steps = [{"number": i, "seconds": 9.0 if i < 2 else 0.5} for i in range(6)]
+    arm = Arm(name, None, said(**changes), steps)  # type: ignore[arg-type]
+    plain = Arm("reference", None, said())  # type: ignore[arg-type]
+    return speed._summary(arm, plain, folder, [100], [40], 10**6, 10**9)
+
+
+def test_rate_and_share_of_the_ceiling_leave_the_warm_up_out(tmp_path: Path) -> None:
+    found = summary(tmp_path)
+    assert found["tokens_per_second"] == 200
+    assert found["labelled_tokens_per_second"] == 80
+    assert found["mfu_matmul"] == pytest.approx(0.2)
+    assert all(found["checks"].values())
+
+
+@pytest.mark.parametrize(
+    ("check", "changes"),
+    [
+        ("first_loss", {"losses": [8.1, 7.0]}),
+        ("gradient", {"gradient": GRADIENT | {"b": -np.ones(5, np.float32)}}),
+        ("gradient", {"gradient": {"a": GRADIENT["a"]}}),
+        ("gradient_not_zero", {"gradient_norm": 0.0}),
+        ("weights_moved", {"weights_moved": False}),
+        ("same_parameters", {"trainable_parameters": 12}),
+        ("no_leak", {"leaks": True}),
+    ],
+)
+def test_what_is_wrong_fails_its_check_alone(check: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    found = summary(tmp_path, **changes)
+    assert [name for name, passed in found["checks"].items() if not passed] == [check]
+
+
+def test_losses_that_part_company_fail(tmp_path: Path) -> None:
+    found = [summary(tmp_path), summary(tmp_path, "trl-tuned", losses=[8.0, 7.2])]
+    speed._compare_curves(found)
+    assert [arm["passed"] for arm in found] == [True, False]
+    text = table({"arms": [*found, {"arm": "trl-liger", "error": "not there"}]})
+    assert "FAILED: curve" in text
+    assert "failed: not there" in text
+    assert "| 1.00 |" in text
+
+
+def test_rows_are_what_the_profile_says(tmp_path: Path) -> None:
+    for profile in ("P1", "P2", "P4"):
+        work = prepare(tmp_path / profile, "2M", profile, "lora", rows=8, updates=6, longest=128, seed=0)
+        rows = read_work(work.save()).rows
+        share = rows.trained.sum() / len(rows.ids)
+        if profile == "P1":
+            assert set(rows.lengths.tolist()) == {128}
+            assert share == pytest.approx(127 / 128)
+        elif profile == "P2":
+            assert 0.35 < share < 0.45
+            assert rows.lengths.max() <= 128
+        else:
+            for k in range(0, len(rows), 2):
+                chosen, rejected = rows.row(k), rows.row(k + 1)
+                at = chosen.trained.index(True)
+                assert at == rejected.trained.index(True)
+                assert chosen.ids[:at] == rejected.ids[:at]
+                assert chosen.ids[-1] == rejected.ids[-1] == END
+            assert 0.3 < share < 0.5
+        again = prepare(tmp_path / "again", "2M", profile, "lora", rows=8, updates=6, longest=128, seed=0)
+        assert np.array_equal(again.rows.ids, rows.ids)
+
+
+def test_arms_take_turns_and_pass_their_checks(tmp_path: Path) -> None:
+    found = measure(
+        tmp_path, ["plain-peft", "luthier-fp32"], shape="2M", profile="P2", tuning="lora", rows=3, longest=64,
+        rounds=1, seconds=0.1,
+    )  # fmt: skip
+    assert [arm["arm"] for arm in found["arms"]] == ["plain-peft", "luthier-fp32"]
+    for arm in found["arms"]:
+        assert arm["passed"], arm
+        assert arm["tokens_per_second"] > 0
+        assert arm["peak_memory_bytes"] > 1e8
+    assert found["arms"][1]["checks"]["no_leak"]
+    json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"arms": ["nobody"]}, {"shape": "9M"}, {"profile": "P9"}, {"tuning": "prompt"}], ids=str
+)
+def test_what_is_not_there_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    given = {"arms": ["luthier-fp32"], "shape": "2M", "profile": "P2", "tuning": "lora"} | changes
+    with pytest.raises(RecipeError, match="there"):
+        measure(tmp_path, given.pop("arms"), **given, rows=2, longest=64, rounds=1, seconds=0.1)
