@@ -19,6 +19,7 @@ from luthier.train.forward import Forward, add_reference, spread, together
 from luthier.train.loop import LoopSettings, train
 from luthier.train.objectives import OBJECTIVES
 from luthier.train.parallel import Parallel
+from luthier.train.source import Settled
 
 NEVER = 1 << 40
 
@@ -60,7 +61,8 @@ def own(work: Work, turns: Turns, model: Any) -> None:
     turns.watch(model)
     turns.ready()
     log = events.Log(folder / "events.jsonl")
-    train(model, objective, rows, rows, updates * 1000, settings, folder, log, lambda step: turns.step(step.loss))
+    source = Settled(rows, rows, updates * 1000)
+    train(model, objective, source, settings, folder, log, lambda step: turns.step(step.loss))
 
 
 def reference(work: Work, turns: Turns, model: Any) -> None:
