@@ -47,20 +47,14 @@ def bench(
     if overrides:
         raise RecipeError(f"luthier bench train reads no recipe: {overrides[0]}", fix="luthier bench --help")
     from luthier.artifact import make_folder, write_text
-    from luthier.pipeline.speed import measure, table
+    from luthier.pipeline.speed import Asked, measure, table
 
     folder, screen = out or Path("bench-train"), console()
     make_folder(folder)
     found = measure(
         folder / "work",
         [name.strip() for name in arms.split(",")],
-        shape=shape,
-        profile=profile,
-        tuning=tuning,
-        rows=rows,
-        longest=longest,
-        rounds=rounds,
-        seconds=seconds,
+        Asked(shape, profile, tuning, rows, longest, rounds, seconds),
         tell=lambda line: screen.print(line, markup=False),
     )
     write_text(folder / "train.json", json.dumps(found, indent=1) + "\n")

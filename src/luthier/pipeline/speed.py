@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,22 @@ from luthier.plan.compute import PEAKS, flops_per_token
 from luthier.recipe import Full, Lora
 
 REFERENCE, CEILING = "reference", "matmul"
+UPDATES = 40
+"""Updates that are prepared; arms that get further begin again."""
 WARM = 2
 """Updates of each arm that do not count."""
 BOUNDS = {"loss": 1e-3, "gradient": 0.999, "rounded": 0.99, "curve": 5e-3, "rounded_curve": 1e-2}
 ROUNDED = ("luthier-int8", "luthier-fp8", "luthier-qlora")
 """Arms whose base is rounded on purpose, which their names say."""
 PACKAGES = ("torch", "transformers", "peft", "trl", "liger-kernel")
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Operations a second: of a large product, measured here, and by the maker's data sheet where that is known."""
+
+    matmul: float
+    datasheet: float | None
 
 
 @dataclass(slots=True)
@@ -63,50 +73,46 @@ class Arm:
         return self.said.get("error")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be measured: the model's shape, the rows, what is trained, and how long."""
+
+    shape: str = "42M"
+    profile: str = "P2"
+    tuning: str = "lora"
+    rows: int = 8
+    """Rows an update; pairs in P4."""
+    longest: int | None = None
+    """Most tokens of a row."""
+    rounds: int = 3
+    """Turns of each arm."""
+    seconds: float = 8.0
+    """Least time of one turn; at least one update."""
+    seed: int = 0
+
+
 def measure(
-    folder: Path,
-    arms: Sequence[str],
-    *,
-    shape: str,
-    profile: str,
-    tuning: str,
-    rows: int,
-    longest: int | None,
-    rounds: int,
-    seconds: float,
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda _: None,
+    folder: Path, arms: Sequence[str], asked: Asked, tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Run the arms and return the JSON document of what was measured.
 
     Args:
         folder: for model, rows and logs.
         arms: their names.
-        shape: of the model.
-        profile: of the rows.
-        tuning: `lora` or `full`.
-        rows: rows an update, pairs in P4.
-        longest: most tokens of a row.
-        rounds: turns of each arm.
-        seconds: of one turn; at least one update.
-        seed: of weights and rows.
+        asked: what.
         tell: gets a line on what happens.
 
     Raises:
-        RecipeError: unknown arm, shape or profile.
+        RecipeError: unknown arm, shape, profile or tuning.
         DataError: the plain computation failed.
     """
     from luthier.train.arms.work import prepare
-    from luthier.train.arms.worker import ARMS
 
-    if unknown := [name for name in arms if name not in ARMS or name == REFERENCE]:
-        there = ", ".join(name for name in ARMS if name != REFERENCE)
-        raise RecipeError(f"unknown arms: {', '.join(unknown)}; there are: {there}", where="--arms", fix="name these")
-    if tuning not in ("lora", "full"):
-        raise RecipeError(f"there is no tuning '{tuning}' here", where="--tuning", fix="lora or full")
-    if profile == "P4" and "plain-peft" in arms:
-        raise RecipeError("the plain loop knows no pairs", where="--arms", fix="leave plain-peft out")
-    work = prepare(folder, shape, profile, tuning, rows=rows, updates=40, longest=longest, seed=seed)
+    _check(arms, asked)
+    work = prepare(
+        folder, asked.shape, asked.profile, asked.tuning,
+        rows=asked.rows, updates=UPDATES, longest=asked.longest, seed=asked.seed,
+    )  # fmt: skip
     path = work.save()
     tell("the plain computation of the first update")
     plain = _start(path, REFERENCE)
@@ -117,38 +123,60 @@ def measure(
     _end([plain])
     if plain.failed:
         raise DataError(f"the plain computation failed: {plain.failed}", where=str(folder))
-    running = []
-    for name in [CEILING, *arms]:
-        tell(f"loading {name}")
-        running.append(_start(path, name))
-        running[-1].listen()
-    _take_turns(running, rounds, seconds, tell)
-    _end(running)
-    lengths, counts = work.rows.lengths, work.rows.trained_counts
-    tokens = [int(lengths[update].sum()) for update in work.updates]
-    labels = [int(counts[update].sum()) for update in work.updates]
-    flops = _flops(
-        folder / "model", work.tuning, plain.said["trainable_parameters"], lengths, sum(labels) / sum(tokens)
+    running: list[Arm] = []
+    try:
+        for name in [CEILING, *arms]:
+            tell(f"loading {name}")
+            running.append(_start(path, name))
+            running[-1].listen()
+        _take_turns(running, asked, tell)
+        _end(running)
+    finally:
+        for arm in running:
+            arm.process.kill()
+    return _document(work, asked, running, plain)
+
+
+def _check(arms: Sequence[str], asked: Asked) -> None:
+    from luthier.train.arms.worker import ARMS
+
+    if unknown := [name for name in arms if name not in ARMS or name == REFERENCE]:
+        there = ", ".join(name for name in ARMS if name != REFERENCE)
+        raise RecipeError(f"unknown arms: {', '.join(unknown)}; there are: {there}", where="--arms", fix="name these")
+    if asked.tuning not in ("lora", "full"):
+        raise RecipeError(f"there is no tuning '{asked.tuning}' here", where="--tuning", fix="lora or full")
+    if asked.profile == "P4" and (asked.tuning == "full" or "plain-peft" in arms):
+        raise RecipeError(
+            "pairs are compared with LoRA only, and the plain loop knows none: there is no second model",
+            where="--profile",
+            fix="--tuning lora, --arms trl-default,trl-tuned,luthier-fp32",
+        )
+
+
+def _document(work: Any, asked: Asked, running: Sequence[Arm], plain: Arm) -> dict[str, Any]:
+    """Everything that was measured, and on what."""
+    folder, rows, gpu = work.folder, work.rows, work.device == "cuda"
+    tokens, labels = (
+        [int(counts[update].sum()) for update in work.updates] for counts in (rows.lengths, rows.trained_counts)
     )
-    ceiling = _ceiling(running[0], gpu=work.device == "cuda")
-    found = [
-        _summary(arm, plain, folder, tokens, labels, flops if profile != "P4" else None, ceiling) for arm in running[1:]
-    ]
-    _compare_curves(found)
+    share = sum(labels) / sum(tokens)
+    flops = None
+    if not work.pairs:  # what is shared in pairs is not computed twice, so there is no one number
+        flops = _flops(folder / "model", work.tuning, plain.said["trainable_parameters"], rows.lengths, share)
+    ceiling = _ceiling(running[0], gpu=gpu)
     hardware = find_hardware()
+    peaks = Peaks(ceiling, _datasheet(hardware))
+    found = [_summary(arm, plain, folder, tokens, labels, flops, peaks) for arm in running[1:]]
+    _compare_curves(found)
     return {
-        "shape": shape,
-        "profile": profile,
-        "tuning": tuning,
-        "rows_per_update": rows,
-        "tokens_per_update": tokens[0],
-        "labelled_share": sum(labels) / sum(tokens),
-        "longest": int(lengths.max()),
-        "seed": seed,
+        **asdict(asked),
+        "tokens_per_update": sum(tokens) / len(tokens),
+        "labelled_share": share,
+        "longest": int(rows.lengths.max()),
         "flops_per_token": flops,
         "matmul_flops": ceiling,
-        "datasheet_flops": _datasheet(hardware),
-        "machine": f"{hardware.cpu}, {hardware}",
+        "datasheet_flops": peaks.datasheet,
+        "machine": str(hardware) if hardware.cpu in str(hardware) else f"{hardware.cpu}, {hardware}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES if _version(name)},
         "arms": found,
@@ -164,14 +192,14 @@ def _start(work: Path, name: str) -> Arm:
     return Arm(name, process)
 
 
-def _take_turns(arms: list[Arm], rounds: int, seconds: float, tell: Callable[[str], None]) -> None:
+def _take_turns(arms: list[Arm], asked: Asked, tell: Callable[[str], None]) -> None:
     """A first turn to warm up, then the rounds, in which nobody works but one."""
-    for number in range(rounds + 1):
+    for number in range(asked.rounds + 1):
         for arm in arms:
             if arm.failed:
                 continue
-            tell(f"{arm.name}: {'warming up' if not number else f'turn {number} of {rounds}'}")
-            arm.order(seconds=seconds if number else 0.0)
+            tell(f"{arm.name}: {'warming up' if not number else f'turn {number} of {asked.rounds}'}")
+            arm.order(seconds=asked.seconds if number else 0.0)
             arm.listen()
             if not number and arm.name != CEILING and not arm.failed:
                 arm.order(seconds=0.0)
@@ -216,7 +244,7 @@ def _datasheet(hardware: Any) -> float | None:
 
 
 def _summary(
-    arm: Arm, plain: Arm, folder: Path, tokens: list[int], labels: list[int], flops: int | None, ceiling: float
+    arm: Arm, plain: Arm, folder: Path, tokens: list[int], labels: list[int], flops: int | None, peaks: Peaks
 ) -> dict[str, Any]:
     """One arm's numbers and checks."""
     if arm.failed:
@@ -250,7 +278,8 @@ def _summary(
         "updates": len(counted),
         "time_to_first_step": arm.said["time_to_first_step"],
         "compile_seconds": arm.said.get("compile_seconds"),
-        "mfu_matmul": None if flops is None else flops * rate / ceiling,
+        "mfu_matmul": None if flops is None else flops * rate / peaks.matmul,
+        "mfu_datasheet": None if flops is None or peaks.datasheet is None else flops * rate / peaks.datasheet,
         "first_loss_off": off,
         "gradient_cosine": cosine,
         "gradient_norm": arm.said["gradient_norm"],

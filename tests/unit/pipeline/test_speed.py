@@ -1,6 +1,7 @@
 """Training speed side by side: what is prepared, what is checked before a number counts, and what the table says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.numpy import save_file
 
 from luthier.errors import RecipeError
 from luthier.pipeline import speed
-from luthier.pipeline.speed import Arm, measure, table
+from luthier.pipeline.speed import Arm, Asked, Peaks, measure, table
 from luthier.train.arms.work import END, prepare, read_work
 
 GRADIENT = {"a": np.arange(1.0, 9.0, dtype=np.float32), "b": np.ones(5, np.float32)}
@@ -33,7 +34,7 @@ def summary(folder: Path, name: str = "luthier-fp32", gradient: Any = GRADIENT, 
     steps = [{"number": i, "seconds": 9.0 if i < 2 else 0.5} for i in range(6)]
     arm = Arm(name, None, said(**changes), steps)  # type: ignore[arg-type]
     plain = Arm("reference", None, said())  # type: ignore[arg-type]
-    return speed._summary(arm, plain, folder, [100], [40], 10**6, 10**9)
+    return speed._summary(arm, plain, folder, [100], [40], 10**6, Peaks(10**9, None))
 
 
 def test_rate_and_share_of_the_ceiling_leave_the_warm_up_out(tmp_path: Path) -> None:
@@ -95,10 +96,7 @@ def test_rows_are_what_the_profile_says(tmp_path: Path) -> None:
 
 
 def test_arms_take_turns_and_pass_their_checks(tmp_path: Path) -> None:
-    found = measure(
-        tmp_path, ["plain-peft", "luthier-fp32"], shape="2M", profile="P2", tuning="lora", rows=3, longest=64,
-        rounds=1, seconds=0.1,
-    )  # fmt: skip
+    found = measure(tmp_path, ["plain-peft", "luthier-fp32"], Asked("2M", "P2", "lora", 3, 64, 1, 0.1))
     assert [arm["arm"] for arm in found["arms"]] == ["plain-peft", "luthier-fp32"]
     for arm in found["arms"]:
         assert arm["passed"], arm
@@ -109,9 +107,17 @@ def test_arms_take_turns_and_pass_their_checks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"arms": ["nobody"]}, {"shape": "9M"}, {"profile": "P9"}, {"tuning": "prompt"}], ids=str
+    "changes",
+    [
+        {"arms": ["nobody"]},
+        {"shape": "9M"},
+        {"profile": "P9"},
+        {"tuning": "prompt"},
+        {"profile": "P4", "tuning": "full"},
+    ],
+    ids=str,
 )
 def test_what_is_not_there_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
-    given = {"arms": ["luthier-fp32"], "shape": "2M", "profile": "P2", "tuning": "lora"} | changes
+    arms = changes.get("arms", ["luthier-fp32"])
     with pytest.raises(RecipeError, match="there"):
-        measure(tmp_path, given.pop("arms"), **given, rows=2, longest=64, rounds=1, seconds=0.1)
+        measure(tmp_path, arms, replace(Asked("2M", longest=64), **{k: v for k, v in changes.items() if k != "arms"}))
