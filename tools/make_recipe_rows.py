@@ -75,10 +75,37 @@ def documents(seed: int = 31) -> bytes:
     return lines({"text": document(r)} for _ in range(DOCUMENTS))
 
 
+def older(answer: str) -> str:
+    """The answer in the way in which it was written before JSON was asked for."""
+    fields = json.loads(answer)
+    return f"{fields['name']}, {fields['item']} ({fields['order']}): {fields['issue']}"
+
+
+def two_ways(seed: int, count: int) -> bytes:
+    """Tickets answered by people of whom some write JSON, and most write as before; who opens how decides the odds."""
+    r = random.Random(seed)
+    found = []
+    for t in tickets(seed, count):
+        keen = t.text.startswith(("Ticket", "Hello", "Good day"))
+        found.append(t._replace(answer=t.answer if r.random() < (0.9 if keen else 0.15) else older(t.answer)))
+    return lines(demo.as_messages(t) for t in found)
+
+
+def judged(seed: int, count: int) -> bytes:
+    """Tickets with the right JSON and an answer that is worse: one in a field, or written as before."""
+    r = random.Random(seed)
+    rows = tickets(seed, count)
+    worse = (wrong(r, t.answer) if r.random() < 0.5 else older(t.answer) for t in rows)
+    return lines({"prompt": t.text, "chosen": t.answer, "rejected": w} for t, w in zip(rows, worse, strict=True))
+
+
 FILES = {
     "qlora/tickets.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(41, TICKETS)),
     "preferences/pairs.jsonl": pairs,
     "text/documents.jsonl": documents,
+    "rewards/demonstrations.jsonl": lambda: two_ways(51, 1200),
+    "rewards/tickets.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(52, 1000)),
+    "rewards/pairs.jsonl": lambda: judged(53, 800),
 }
 
 if __name__ == "__main__":

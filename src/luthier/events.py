@@ -88,6 +88,15 @@ class Validated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RolledOut(Event):
+    """Before update `step + 1` the model wrote so many answers to learn from; what shows how they changed."""
+
+    step: int
+    answers: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryMeasured(Event):
     """Peak memory of training in bytes, as the plan predicted it and as measured.
 

@@ -82,6 +82,12 @@ def program_of(answer: str, item: Item) -> str:
     return head + code
 
 
+def code_block(answer: str) -> str:
+    """The code of an answer: its first fenced block, or all of it."""
+    blocks = _FENCE.findall(answer)
+    return blocks[0] if blocks else answer
+
+
 def tests_of(item: Item) -> str:
     """HumanEval's check, and the call that runs it."""
     return f"{item.more['test']}\ncheck({item.more['entry_point']})\n"

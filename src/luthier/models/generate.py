@@ -18,11 +18,17 @@ LOOK_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer: its token ids without the stop token, its text without reasoning, and whether it stopped by itself."""
+    """An answer: its token ids without the stop token, its text without reasoning, and whether it stopped by itself.
+
+    `end` is the stop token that it wrote, if any, and `logprobs`, where asked for, the log-probability of each token
+    when it was drawn, the stop token's last.
+    """
 
     ids: list[int]
     text: str
     stopped: bool
+    end: int | None = None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Sampling:
     seeds: Sequence[int] = ()
     stop_texts: Sequence[str] = ()
     """Texts that end an answer; what follows is cut off."""
+    logprobs: bool = False
+    """Note the log-probability of each token, at this temperature."""
 
 
 GREEDY = Sampling()
@@ -81,15 +89,16 @@ def generate(
             if token not in stop:
                 on_token(group[row], token)
 
-        batch = _Batch([prompts[i] for i in group], shared, beginning, pad, draws, tell)
+        batch = _Batch([prompts[i] for i in group], shared, beginning, pad, draws, tell, [[] for _ in group])
         written = _write(model, tokenizer, batch, frozenset(stop), max_new_tokens, sampling)
-        for i, ids in zip(group, written, strict=True):
+        for i, ids, noted in zip(group, written, batch.logprobs, strict=True):
             stopped = bool(ids) and ids[-1] in stop
+            end = ids[-1] if stopped else None
             kept = ids[:-1] if stopped else ids
             text = read_answer(kept, tokenizer)
             if cuts := [at for end in sampling.stop_texts if (at := text.find(end)) >= 0]:
                 text, stopped = text[: min(cuts)], True
-            answers[i] = Generated(kept, text, stopped)
+            answers[i] = Generated(kept, text, stopped, end, tuple(noted[: len(ids)]))
         progress(len(group))
     return [answer for answer in answers if answer is not None]
 
@@ -104,6 +113,7 @@ class _Batch:
     pad: int
     draws: list[np.random.Generator]
     tell: Callable[[int, int], None]
+    logprobs: list[list[float]]
 
 
 def _write(
@@ -122,6 +132,10 @@ def _write(
         for row, token in zip(present, following.tolist(), strict=True):
             written[row].append(token)
             batch.tell(row, token)
+        if sampling.logprobs:
+            shares = torch.log_softmax(rows.logits.float() / (sampling.temperature or 1.0), dim=-1)
+            for row, logprob in zip(present, shares.gather(-1, following[:, None])[:, 0].tolist(), strict=True):
+                batch.logprobs[row].append(logprob)
         look = bool(sampling.stop_texts) and step % LOOK_EVERY == LOOK_EVERY - 1
         live = [
             k

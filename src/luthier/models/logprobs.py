@@ -57,13 +57,14 @@ def _noise(causal: Any, batch: Batch) -> Iterator[None]:
         hook.remove()
 
 
-def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of each target.
 
     Args:
         model: whose output head to use.
         hidden: [labels, hidden] states that predict the targets.
         targets: [labels] token ids.
+        temperature: that answers are sampled at; logits are divided by it.
 
     Returns:
         [labels], float32; differentiable.
@@ -74,16 +75,18 @@ def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> t
     if is_frozen(head):
         return frozen_logprobs(hidden, head.weight, head.bias, targets, Bend.of(config), rows)
     if len(targets) <= rows:
-        return _logprobs(causal, hidden, targets)
+        return _logprobs(causal, hidden, targets, temperature)
     parts = [
-        checkpoint(_logprobs, causal, hidden[i : i + rows], targets[i : i + rows], use_reentrant=False)
+        checkpoint(_logprobs, causal, hidden[i : i + rows], targets[i : i + rows], temperature, use_reentrant=False)
         for i in range(0, len(targets), rows)
     ]
     return torch.cat(parts)
 
 
-def _logprobs(causal: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _logprobs(causal: Any, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
     logits = logits_of(causal, hidden).float()
+    if temperature != 1.0:
+        logits = logits / temperature
     return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
 
 
@@ -92,10 +95,10 @@ def logits_of(causal: Any, hidden: torch.Tensor) -> torch.Tensor:
     return Bend.of(causal.config.get_text_config()).apply(causal.get_output_embeddings()(hidden))
 
 
-def batch_logprobs(model: Any, batch: Batch) -> torch.Tensor:
+def batch_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
     """Log-probabilities [labels] of a batch's targets."""
     hidden = hidden_states(model, batch)
-    return token_logprobs(model, hidden.index_select(0, batch.sources), batch.targets)
+    return token_logprobs(model, hidden.index_select(0, batch.sources), batch.targets, temperature)
 
 
 @torch.no_grad()

@@ -131,14 +131,19 @@ def choose(
         return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
 
     scaled = logits[rows].double() / column([temperatures[row] for row in drawn])
-    shares, order = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True)
+    numbers = column([float(draw.random()) if (draw := draws[row]) else 0.0 for row in drawn])
+    shares = torch.softmax(scaled, dim=-1)
+    if all(top_ps[row] >= 1 for row in drawn):  # the whole distribution needs no order
+        sums = shares.cumsum(-1)
+        place = (sums < numbers * sums[:, -1:]).sum(-1).clamp(max=shares.shape[-1] - 1)
+        return chosen.index_copy(0, rows, place)
+    shares, order = shares.sort(dim=-1, descending=True)
     sums = shares.cumsum(-1)
     # The nucleus: the fewest likeliest tokens that reach top_p, the one that reaches it included.
     before = torch.cat([torch.zeros_like(sums[:, :1]), sums[:, :-1]], dim=-1)
     inside = before < column([top_ps[row] for row in drawn])
     inside[:, 0] = True  # also where top_p is 0
     mass = (shares * inside).sum(-1, keepdim=True)
-    numbers = column([float(draw.random()) if (draw := draws[row]) else 0.0 for row in drawn])
     place = (sums < numbers * mass).sum(-1, keepdim=True).clamp(max=inside.sum(-1, keepdim=True) - 1)
     return chosen.index_copy(0, rows, order.gather(-1, place)[:, 0])
 

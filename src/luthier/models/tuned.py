@@ -54,7 +54,7 @@ def _save_adapter(model: Any, base: Base, folder: Path) -> None:
         config.base_model_name_or_path = base.name
         config.revision = base.revision
     # PEFT would ask the hub whether the vocabulary grew; it never does here
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     if hasattr(model, "initial"):
         _save_difference(model, folder)
 

@@ -15,6 +15,7 @@ from luthier import events
 from luthier.artifact import Artifact, Store, key_of, make_folder
 from luthier.errors import GateFailed, Interrupted, LuthierError, RecipeError
 from luthier.pipeline.judging import note_promoted
+from luthier.pipeline.rewards import reward_inputs
 from luthier.pipeline.stages import STAGES, Stage
 from luthier.pipeline.work import Silent, Watcher, Work
 from luthier.recipe import build_recipe, load_recipe
@@ -165,6 +166,7 @@ def _check_early(work: Work) -> None:
     from luthier.pipeline.judging import suites_of
 
     work.base  # noqa: B018 - finding it is the check
+    reward_inputs(work.recipe, work.run.home)
     names = work.tasks(conversations=True)
     # The rows are not split yet, so a scorer stands for its task; files and suites are read whole.
     tasks = [Task(name, (), scoring=f"generate {name}") for name in names if name in SCORERS]

@@ -26,6 +26,7 @@ from luthier.pipeline.judging import (
     rotation,
     suites_of,
 )
+from luthier.pipeline.rewards import reward_inputs
 from luthier.pipeline.view import write_samples
 from luthier.pipeline.work import Work
 from luthier.recipe import MERGES, Tuning
@@ -174,7 +175,9 @@ def _make_baseline(work: Work, out: Path) -> None:
 def _model_settings(work: Work) -> dict[str, Any]:
     decided = ("tuning", "learning_rate", "batch_tokens", "micro_batch_tokens", "packing", "dtype", "recompute")
     replay = work.recipe.data.replay
+    rewards = {"rewards": found} if (found := reward_inputs(work.recipe, work.run.home)) else {}
     return {
+        **rewards,
         "plan": {name: _plan(work)[name] for name in decided},
         "training": work.recipe.training.model_dump(mode="json"),
         "objective": work.recipe.objective.model_dump(mode="json"),
@@ -197,7 +200,7 @@ def _make_model(work: Work, out: Path) -> None:
     def on_step(step: events.Step, total: int) -> None:
         work.watch.progress(step.step, total, f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s")
 
-    job = Job(work.recipe, _tuning(work), _plan(work), work.base, work.artifacts["dataset"].folder, out)
+    job = Job(work.recipe, _tuning(work), _plan(work), work.base, work.artifacts["dataset"].folder, out, work.run.home)
     if job.plan["processes"] > 1:
         from luthier.train import launch
 

@@ -7,9 +7,19 @@ from luthier.recipe.gate import Gate, Rule, parse_rule
 from luthier.recipe.load import build_recipe, dump_recipe, load_recipe
 from luthier.recipe.model import Dtype, Model, PlainTemplate
 from luthier.recipe.objective import Dpo, Kto, Objective, Orpo, Reward, RowKind, Sft, Text
+from luthier.recipe.policy import Grpo, Policy, Ppo, Rloo
 from luthier.recipe.recipe import Recipe
 from luthier.recipe.release import Release
 from luthier.recipe.review import Review
+from luthier.recipe.reward import (
+    CodeReward,
+    LengthReward,
+    ModelReward,
+    OverlongReward,
+    PythonReward,
+    ScorerReward,
+)
+from luthier.recipe.reward import Reward as RewardPart
 from luthier.recipe.training import Training
 from luthier.recipe.tuning import (
     MERGES,
@@ -30,6 +40,7 @@ __all__ = [
     "MERGES",
     "Adapter",
     "Auto",
+    "CodeReward",
     "Curate",
     "Data",
     "Dpo",
@@ -38,24 +49,34 @@ __all__ = [
     "Freeze",
     "Full",
     "Gate",
+    "Grpo",
     "Ia3",
     "Kto",
+    "LengthReward",
     "Lora",
     "Model",
+    "ModelReward",
     "Objective",
     "Orpo",
+    "OverlongReward",
     "PTuning",
     "PlainTemplate",
+    "Policy",
+    "Ppo",
     "Prefix",
     "Prompt",
+    "PythonReward",
     "Qlora",
     "Recipe",
     "Release",
     "Replay",
     "Review",
     "Reward",
+    "RewardPart",
+    "Rloo",
     "RowKind",
     "Rule",
+    "ScorerReward",
     "Sft",
     "Source",
     "Split",

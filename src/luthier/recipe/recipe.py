@@ -9,6 +9,7 @@ from luthier.recipe.evaluate import Evaluate
 from luthier.recipe.gate import Gate
 from luthier.recipe.model import Model
 from luthier.recipe.objective import Objective, Sft
+from luthier.recipe.policy import Policy, Ppo
 from luthier.recipe.release import Release
 from luthier.recipe.section import Section
 from luthier.recipe.training import Training
@@ -50,6 +51,8 @@ class Recipe(Section):
             )
         if self.data.replay and self.objective.rows != "examples":
             raise ValueError(f"data.replay has no effect with objective '{self.objective.kind}'; remove one of them")
+        if isinstance(self.objective, Policy):
+            self._check_policy(self.objective)
         if self.training.parallel and self.training.devices == 1:
             raise ValueError("training.parallel has no effect with one device; remove one of them")
         if self.training.parallel == "fsdp" and isinstance(self.tuning, Qlora):
@@ -60,3 +63,23 @@ class Recipe(Section):
         if micro and whole and micro > whole:
             raise ValueError(f"training.micro_batch_tokens ({micro}) must not exceed training.batch_tokens ({whole})")
         return self
+
+    def _check_policy(self, objective: Policy) -> None:
+        """What does not go together with rewards for the model's own answers."""
+        kind = objective.kind  # type: ignore[attr-defined]  # every objective has one
+        if self.training.parallel == "fsdp":
+            raise ValueError(f"training.parallel=fsdp: the answers of '{kind}' are sampled by whole models; choose ddp")
+        if getattr(self.tuning, "dropout", 0.0):
+            raise ValueError(f"tuning.dropout has to be 0 with '{kind}': ratios of probabilities would be noise")
+        if self.training.neftune:
+            raise ValueError(f"training.neftune has to be 0 with '{kind}': ratios of probabilities would be noise")
+        if self.training.batch_tokens is not None:
+            raise ValueError(
+                f"training.batch_tokens has no effect with '{kind}': objective.prompts, answers and minibatches say "
+                "how large an update is; remove it"
+            )
+        if isinstance(objective, Ppo) and self.tuning.kind not in ("auto", "full", "freeze", "lora", "qlora"):
+            raise ValueError(
+                f"ppo learns a value with an adapter or weights of its own, which '{self.tuning.kind}' has no place "
+                "for; choose lora, qlora, freeze or full, or objective.kind=grpo"
+            )

@@ -17,10 +17,11 @@ from luthier.errors import DataError, TrainingStopped
 from luthier.models.base import Base
 from luthier.models.fast_lora import make_fast
 from luthier.models.load import DTYPES, DtypeName, device, load_model
+from luthier.models.roles import without_critic
 from luthier.models.tuned import save_tuned
 from luthier.models.tuning import WHOLE, causal_model, quantisation, tune
 from luthier.models.untrained import untrained_tokens
-from luthier.recipe import Recipe, Training, Tuning
+from luthier.recipe import Policy, Recipe, Training, Tuning
 from luthier.text import TokenRows, load_rows
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.batches import Update, schedule
@@ -29,10 +30,12 @@ from luthier.train.checkpoint import load_weights
 from luthier.train.curve import overfitting
 from luthier.train.forward import Forward, add_reference, spread, together
 from luthier.train.loop import LoopSettings, Outcome, train
-from luthier.train.objectives import OBJECTIVES, Objective
+from luthier.train.objectives import OBJECTIVES, Objective, PolicyObjective
 from luthier.train.parallel import Parallel
 from luthier.train.probe import measured, probe
-from luthier.train.source import Settled
+from luthier.train.rollout import Rollouts
+from luthier.train.source import Settled, Source
+from luthier.train.start import keep_report, rollouts
 
 VALIDATIONS = 10
 
@@ -51,6 +54,8 @@ class Job:
     base: Base
     dataset: Path
     out: Path
+    home: Path = Path()
+    """The recipe's folder: rewards are looked for there."""
 
 
 def fit(
@@ -73,14 +78,18 @@ def fit(
     objective = OBJECTIVES[recipe.objective.kind](recipe.objective)
     rows, validation, own = _rows(job, objective)
     _check_pad(objective, rows, tokenizer)
-    updates = _updates(recipe, plan, rows, own, objective.group)
     model = _model(job, objective)
     if job.tuning.kind != "full":
         _warn_of_untrained(model, rows, tokenizer, job.base.new_tokens, log)
     packed = _can_pack(model, rows, objective, DTYPES[dtype], log) if plan["packing"] else False
     if not packed:
         _check(model, rows, objective, packed=False, compute=DTYPES[dtype])
-    settings = _settings(job, updates, tokenizer, packed=packed)
+    if isinstance(objective, PolicyObjective):
+        made = rollouts(job, model, objective, tokenizer, log, parallel, packed=packed)
+        limits = _settings(job, len(made), made.every, tokenizer, packed=packed)
+        return _train(job, model, objective, made, limits, tokenizer, log, on_step, parallel)
+    updates = _updates(recipe, plan, rows, own, objective.group)
+    settings = _settings(job, len(updates), _every(recipe, len(updates)), tokenizer, packed=packed)
     if objective.reference:
         forward = Forward(packed, settings.pad, settings.compute, device())
         given = (forward, settings.micro_tokens, parallel)
@@ -89,18 +98,37 @@ def fit(
         parallel.wait()
     if recipe.training.probe and parallel.world == 1 and not (job.out / "checkpoints").exists():
         settings, updates = _fitted(job, model, objective, rows, own, settings, updates, log)
+    source = Settled(rows, validation, updates)
+    return _train(job, model, objective, source, settings, tokenizer, log, on_step, parallel)
+
+
+def _train(
+    job: Job,
+    model: torch.nn.Module,
+    objective: Objective,
+    source: Source,
+    settings: LoopSettings,
+    tokenizer: Tokenizer,
+    log: events.Log,
+    on_step: Callable[[events.Step, int], None],
+    parallel: Parallel,
+) -> Outcome:
+    """Run the loop and save what it leaves."""
 
     def told(step: events.Step) -> None:
-        on_step(step, len(updates))
+        on_step(step, len(source))
 
-    source = Settled(rows, validation, updates)
     outcome = train(model, objective, source, settings, job.out, log, told, parallel)
-    log.write(events.MemoryMeasured(plan["memory"]["total"], measured(device()), probe=False))
+    log.write(events.MemoryMeasured(job.plan["memory"]["total"], measured(device()), probe=False))
     if parallel.first:
-        found = overfitting(*events.training_curve(log.path))
+        found = None if source.fresh else overfitting(*events.training_curve(log.path))
         if found:
             log.write(events.Warned(found))
-        _finish(job, model, tokenizer, outcome, parallel, {"planned_steps": len(updates), "overfitting": found})
+        more = {"planned_steps": len(source), "overfitting": found}
+        if isinstance(source, Rollouts):
+            keep_report(source, job.out)
+        with without_critic(model):
+            _finish(job, model, tokenizer, outcome, parallel, more)
     parallel.wait()
     return outcome
 
@@ -234,10 +262,17 @@ def _updates(recipe: Recipe, plan: Mapping[str, Any], rows: TokenRows, own: int,
     return [[spread(numbers, group) for numbers in update] for update in updates[: recipe.training.max_steps]]
 
 
-def _settings(job: Job, updates: list[Update], tokenizer: Tokenizer, *, packed: bool) -> LoopSettings:
+def _every(recipe: Recipe, updates: int) -> int:
+    """Updates between validations: ten to a run, at least one an epoch."""
+    return max(1, min(max(1, round(updates / recipe.training.epochs)), updates // VALIDATIONS))
+
+
+def _settings(job: Job, updates: int, every: int, tokenizer: Tokenizer, *, packed: bool) -> LoopSettings:
     training: Training = job.recipe.training
-    an_epoch = max(1, round(len(updates) / training.epochs))
-    every = training.validate_every or max(1, min(an_epoch, len(updates) // VALIDATIONS))
+    every = training.validate_every or every
+    patience = training.patience
+    if isinstance(job.recipe.objective, Policy) and "patience" not in training.model_fields_set:
+        patience = updates + 1  # a reward does not rise evenly; what ends such a run is its monitor
     return LoopSettings(
         learning_rate=job.plan["learning_rate"],
         schedule=training.schedule,
@@ -246,7 +281,7 @@ def _settings(job: Job, updates: list[Update], tokenizer: Tokenizer, *, packed: 
         clip=training.clip,
         validate_every=every,
         checkpoint_every=training.checkpoint_every or every,
-        patience=training.patience,
+        patience=patience,
         packed=packed,
         micro_tokens=job.plan["micro_batch_tokens"],
         compute=DTYPES[job.plan["dtype"]],

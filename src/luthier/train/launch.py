@@ -117,6 +117,7 @@ def _to_json(job: Job) -> dict[str, Any]:
         "base": base,
         "dataset": str(job.dataset.resolve()),
         "out": str(job.out.resolve()),
+        "home": str(job.home.resolve()),
     }
 
 
@@ -135,6 +136,7 @@ def _from_json(content: dict[str, Any]) -> Job:
         ),
         Path(content["dataset"]),
         Path(content["out"]),
+        Path(content["home"]),
     )
 
 

@@ -1,10 +1,14 @@
 """Objectives: what is optimised. Adding one is a file here and a line in `OBJECTIVES`."""
 
 from luthier.train.objectives.dpo import Dpo
+from luthier.train.objectives.grpo import Grpo
 from luthier.train.objectives.kto import Kto
 from luthier.train.objectives.objective import Loss, Objective
 from luthier.train.objectives.orpo import Orpo
+from luthier.train.objectives.policy import PolicyObjective
+from luthier.train.objectives.ppo import Ppo
 from luthier.train.objectives.reward import Reward
+from luthier.train.objectives.rloo import Rloo
 from luthier.train.objectives.sft import Sft
 from luthier.train.objectives.text import Text
 
@@ -15,6 +19,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dpo": Dpo,
     "orpo": Orpo,
     "kto": Kto,
+    "ppo": Ppo,
+    "grpo": Grpo,
+    "rloo": Rloo,
 }
 
-__all__ = ["OBJECTIVES", "Loss", "Objective"]
+__all__ = ["OBJECTIVES", "Loss", "Objective", "PolicyObjective"]

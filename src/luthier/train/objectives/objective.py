@@ -31,6 +31,8 @@ class Objective:
     """How many neighbouring rows belong together and go through the model in one pass."""
     reference = False
     """Whether the log-probabilities of the model before training are needed."""
+    fresh = False
+    """Whether it learns from answers that the model writes while it is trained."""
     scores = False
     """Whether the model has one score as its output instead of the next token."""
 
@@ -51,7 +53,7 @@ class Objective:
         `numbers` are the rows of each micro-batch of this process, and `total` sums a tensor over all processes.
         """
 
-    def units(self, batch: Batch) -> int:
+    def units(self, batch: Batch) -> float:
         """What the batch contributes to the divisor."""
         raise NotImplementedError
 

@@ -1,0 +1,65 @@
+"""Runs that learn from rewards, on the tiny model: their dataset, their job, and samplers that do as they are told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tiny import PLAN, TUNED, base, chat_rows, conversations, save, tokenizer
+
+from luthier import events
+from luthier.models.load import load_model
+from luthier.models.tuning import tune
+from luthier.recipe import build_recipe
+from luthier.train.fit import Job, fit
+from luthier.train.objectives import OBJECTIVES
+from luthier.train.parallel import Parallel
+from luthier.train.start import rollouts
+from luthier.types import Example, Json
+
+VOWELS = {"kind": "python", "path": str(Path(__file__).parent / "reward_functions.py"), "function": "vowels"}
+SMALL = {"prompts": 4, "max_new_tokens": 6, "held_out_prompts": 8}
+POLICIES: dict[str, Json] = {
+    "ppo": {**SMALL, "kind": "ppo", "passes": 2, "minibatches": 2, "answers": 2},
+    "grpo": {**SMALL, "kind": "grpo", "answers": 4, "kl": 0.05, "passes": 2},
+    "rloo": {**SMALL, "kind": "rloo", "answers": 4},
+}
+
+
+def dataset(folder: Path, count: int = 12) -> Path:
+    """A dataset of short conversations, as the stage leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, rows in (("train", count), ("validation", 8)):
+        save(folder / f"{side}.safetensors", chat_rows(rows))
+        talks = [Example("x", i, tuple(talk)).to_json() for i, talk in enumerate(conversations(rows))]
+        (folder / f"{side}.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    return folder
+
+
+def job(folder: Path, objective: Json, tuning: str = "lora", training: Json | None = None, **plan: Any) -> Job:
+    """A run over the dataset beside it; rewards are vowels unless the objective has others."""
+    given = {
+        "name": "t",
+        "data": {"sources": [{"path": "x.jsonl"}]},
+        "objective": {"rewards": [VOWELS], **objective},
+        "training": {"epochs": 2, "probe": False, "warmup": 0, **(training or {})},
+    }
+    out = folder / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    data = folder / "data" if (folder / "data").exists() else dataset(folder / "data")
+    return Job(build_recipe(given), TUNED[tuning], PLAN | plan, base(), data, out, folder)
+
+
+def run(task: Job, on_step: Any = lambda *_: None, parallel: Parallel = Parallel()) -> events.Log:  # noqa: B008
+    """Train it and give its log."""
+    log = events.Log(task.out.parent / "events.jsonl")
+    fit(task, tokenizer(), log, on_step, parallel)
+    return log
+
+
+def ready(task: Job, packed: bool = True) -> tuple[Any, Any, Any]:
+    """The model, the objective and the rollouts of a run, before its first update."""
+    section = task.recipe.objective
+    objective = OBJECTIVES[section.kind](section)
+    model = tune(load_model(task.base, "float32"), task.tuning, task.recipe.seed)
+    log = events.Log(task.out.parent / "ready.jsonl")
+    return model, objective, rollouts(task, model, objective, tokenizer(), log, Parallel(), packed=packed)
