@@ -18,29 +18,33 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True, slots=True)
 class Bend:
-    """What some families do to the logits: y = cap tanh(scale z / cap)."""
+    """What some families do to the logits, and the temperature: y = cap tanh(scale z / cap) / temperature."""
 
     scale: float = 1.0
     cap: float | None = None
+    temperature: float = 1.0
 
     @classmethod
-    def of(cls, config: Any) -> "Bend":
-        """As the model's config says."""
+    def of(cls, config: Any, temperature: float = 1.0) -> "Bend":
+        """As the model's config says, at the temperature that answers are sampled at."""
         scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
         scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-        return cls(float(scale), getattr(config, "final_logit_softcapping", None))  # Gemma 2 and 3
+        return cls(float(scale), getattr(config, "final_logit_softcapping", None), temperature)  # Gemma 2 and 3
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Bent logits, in the format they came in."""
         if self.scale != 1.0:
             logits = logits * self.scale
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+        if self.cap is not None:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits if self.temperature == 1.0 else logits / self.temperature
 
     def slope_(self, gradient: torch.Tensor, bent: torch.Tensor | None) -> torch.Tensor:
         """The gradient of bent logits as that of plain ones, in place."""
         if self.cap is not None and bent is not None:
-            gradient.mul_(1 - (bent / self.cap).square())
-        return gradient.mul_(self.scale) if self.scale != 1.0 else gradient
+            gradient.mul_(1 - (bent * (self.temperature / self.cap)).square())
+        slope = self.scale / self.temperature
+        return gradient.mul_(slope) if slope != 1.0 else gradient
 
 
 class _Frozen(torch.autograd.Function):

@@ -73,7 +73,7 @@ def token_logprobs(model: Any, hidden: torch.Tensor, targets: torch.Tensor, temp
     head, config = causal.get_output_embeddings(), causal.config.get_text_config()
     rows = max(1, CHUNK_LOGITS // config.vocab_size)
     if is_frozen(head):
-        return frozen_logprobs(hidden, head.weight, head.bias, targets, Bend.of(config), rows)
+        return frozen_logprobs(hidden, head.weight, head.bias, targets, Bend.of(config, temperature), rows)
     if len(targets) <= rows:
         return _logprobs(causal, hidden, targets, temperature)
     parts = [

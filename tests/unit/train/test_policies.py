@@ -19,6 +19,7 @@ from tiny import seen, stop, tokenizer
 from luthier import events
 from luthier.models.attention import NAME, attention
 from luthier.models.generate import Sampling, generate
+from luthier.models.head import Bend, frozen_logprobs
 from luthier.models.load import load_model
 from luthier.models.logprobs import plain_logprobs
 from luthier.models.tuning import causal_model, untuned
@@ -262,3 +263,23 @@ def test_generation_gives_the_log_probability_of_what_it_drew() -> None:
         logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].float() / 1.3
         found = [torch.log_softmax(logits[len(prompt) + k - 1], -1)[token].item() for k, token in enumerate(ids)]
         assert list(answer.logprobs) == pytest.approx(found, abs=1e-4)
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_the_gradient_beside_a_frozen_head_knows_the_temperature(cap: float | None) -> None:
+    source = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 8, generator=source, dtype=torch.float64).float() for n in (6, 20))
+    targets = torch.randint(0, 20, (6,), generator=source)
+    bend = Bend(scale=0.7, cap=cap, temperature=1.9)
+    found = []
+    for way in ("ours", "plain"):
+        states = hidden.clone().requires_grad_(True)
+        if way == "ours":
+            logprobs = frozen_logprobs(states, weight, None, targets, bend, 4)
+        else:
+            logits = 0.7 * states @ weight.T
+            logits = logits if cap is None else cap * torch.tanh(logits / cap)
+            logprobs = torch.log_softmax(logits / 1.9, -1).gather(1, targets[:, None])[:, 0]
+        logprobs.square().sum().backward()
+        found.append((logprobs.detach(), states.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
