@@ -4,16 +4,20 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import openai
 import uvicorn
 from tiny import llama, stop, tokenizer
 
+from luthier.models.generate import Generated, Sampling, generate
 from luthier.serve.app import make_app
 from luthier.serve.batching import Batching, Served
 from luthier.serve.http import bind
 from luthier.serve.own import OwnModels
+from luthier.text import render_prompt
+from luthier.types import Message
 
 
 def served(name: str = "tiny", **more: Any) -> Served:
@@ -25,7 +29,7 @@ class Running:
     """A server in a thread."""
 
     url: str
-    batching: Batching
+    batching: Any
     lines: list[str] = field(default_factory=list)
 
     def client(self, key: str = "none") -> openai.OpenAI:
@@ -33,8 +37,13 @@ class Running:
 
 
 def start(models: Sequence[Served], keys: Sequence[str] = (), **settings: Any) -> Iterator[Running]:
-    batching, lines = Batching(models, **settings), list[str]()
-    app = make_app(OwnModels(batching, {}), keys=keys, note=lines.append)
+    batching = Batching(models, **settings)
+    yield from start_answers(OwnModels(batching, {}), keys, batching)
+
+
+def start_answers(answers: Any, keys: Sequence[str] = (), batching: Any = None) -> Iterator[Running]:
+    lines = list[str]()
+    app = make_app(answers, keys=keys, note=lines.append)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     with bind("127.0.0.1", 0) as at:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
@@ -45,3 +54,23 @@ def start(models: Sequence[Served], keys: Sequence[str] = (), **settings: Any) -
         yield Running(f"http://127.0.0.1:{at.getsockname()[1]}", batching, lines)
         server.should_exit = True
         thread.join(10)
+
+
+WORDS = ["red", "green", "sky", "sum of one", "user", "three", "colour"]
+
+
+def question(i: int) -> str:
+    return f"{WORDS[i % 7]} {i}?"
+
+
+@cache
+def expected(text: str, room: int = 24, system: str | None = None, stops: tuple[str, ...] = ()) -> Generated:
+    """What an evaluation reads from the same model, asked alone."""
+    turns = [*([Message("system", system)] if system else []), Message("user", text)]
+    prompt = render_prompt(turns, tokenizer())
+    sampling = Sampling(stop_texts=stops)
+    return generate(llama(seed=5), tokenizer(), [prompt], stop=[stop()], max_new_tokens=room, sampling=sampling)[0]
+
+
+def said(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]

@@ -181,7 +181,8 @@ def _answers(targets: Sequence[Target], backend: Backend, rows: int) -> Any:
     if backend == "llama.cpp":
         from luthier.serve.behind import Behind
 
-        return Behind({one.name: one.folder for one in targets}, {one.name: one.system for one in targets})
+        files, systems = {one.name: one.folder for one in targets}, {one.name: one.system for one in targets}
+        return Behind(files, systems, rows=rows)
     from luthier.serve.batching import Batching
     from luthier.serve.own import OwnModels
 

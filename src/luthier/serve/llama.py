@@ -1,31 +1,33 @@
-"""llama.cpp's server from the xllamacpp package, as a program: `python -m luthier.serve.llama FILE PORT SLOTS`.
+"""llama.cpp's server from the xllamacpp package, as a program.
 
-It is a process of its own, so that what goes wrong in it is nobody else's end.
+    python -m luthier.serve.llama FILE NAME PORT SLOTS TOKENS
+
+It is a process of its own, so that what goes wrong in it is nobody else's end. It lives as long as its standard input,
+which closes when whoever started it is gone, in whatever way.
 """
 
 import os
-import signal
 import sys
 
 
-def main(path: str, port: int, slots: int) -> None:
-    """Serve a file on 127.0.0.1 until a signal comes."""
+def main(path: str, name: str, port: int, slots: int, tokens: int) -> None:
+    """Serve a file on 127.0.0.1 under a name, to `slots` at a time who share `tokens` of context."""
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path = path
+    settings.model_alias = {name}
     settings.hostnames = ["127.0.0.1"]
     settings.port = port
     settings.n_parallel = slots
-    settings.kv_unified = True
-    settings.n_ctx = 0  # what the model was made for
+    settings.n_ctx = tokens
+    settings.kv_unified = False
     settings.use_jinja = True
     settings.api_keys = [os.environ["LLAMA_API_KEY"]]
     server = xllamacpp.Server(settings)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    sys.stdin.buffer.read()
     del server
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6]))

@@ -5,38 +5,18 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 import pytest
-from serving import Running
+from serving import Running, expected, question, said
 from tiny import llama, stop, tokenizer
 
-from luthier.models.generate import Generated, Sampling, generate
+from luthier.models.generate import Sampling, generate
 from luthier.serve import batching
 from luthier.text import render_prompt
 from luthier.types import Message
-
-WORDS = ["red", "green", "sky", "sum of one", "user", "three", "colour"]
-
-
-def question(i: int) -> str:
-    return f"{WORDS[i % 7]} {i}?"
-
-
-@cache
-def expected(text: str, room: int = 24, system: str | None = None, stops: tuple[str, ...] = ()) -> Generated:
-    """What an evaluation reads from the same model, asked alone."""
-    turns = [*([Message("system", system)] if system else []), Message("user", text)]
-    prompt = render_prompt(turns, tokenizer())
-    sampling = Sampling(stop_texts=stops)
-    return generate(llama(seed=5), tokenizer(), [prompt], stop=[stop()], max_new_tokens=room, sampling=sampling)[0]
-
-
-def said(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 def test_two_hundred_requests_eight_at_a_time_are_all_right(server: Running) -> None:
