@@ -18,6 +18,7 @@ from luthier import events
 from luthier.artifact import digest, write_text
 from luthier.data.verdicts import verdicts_digest
 from luthier.pipeline import review
+from luthier.pipeline.deployment import write_deployment
 from luthier.pipeline.judging import (
     evaluate_model,
     gate_settings,
@@ -308,6 +309,7 @@ def _write_card(work: Work, out: Path, parity: dict[str, Any] | None) -> None:
     write_text(out / "model" / "README.md", text)
     # What is served elsewhere brings the verdict along that it was released on.
     write_text(out / "verdict.json", work.artifacts["verdict"].path("verdict.json").read_text(encoding="utf-8"))
+    write_deployment(work, out, _tuning(work))
 
 
 STAGES = (

@@ -19,6 +19,8 @@ PORT = 8000
 USER = 2000
 """Not root. vLLM needs a home that it can write, which is a volume of its own."""
 HOME = "/home/vllm"
+PLACES = {"HOME": HOME, "USER": "vllm", "HF_HOME": f"{HOME}/hub"}
+"""Environment. torch asks for a user's name, and this one is in no list of users."""
 MODELS = "/models"
 STARTUP_MINUTES = 30
 """A large model is read from a slow disk in that time."""
@@ -77,6 +79,7 @@ def command_line(deployment: Deployment) -> str:
     lines = " \\\n  ".join(_pairs(words))
     return (
         "#!/bin/sh\n"
+        'cd "$(dirname "$0")" || exit 1\n'
         f"# Serves {deployment.name} with vLLM 0.33 or later. For other machines: --host 0.0.0.0, and an API key in\n"
         f"# {KEY}, for example {KEY}=$(openssl rand -hex 32).\n"
         f"exec {lines}\n"
@@ -101,7 +104,7 @@ def compose(deployment: Deployment) -> str:
         "image": IMAGE,
         "command": deployment.inside.arguments("0.0.0.0", PORT),  # noqa: S104 - inside the container
         "ports": [f"127.0.0.1:{PORT}:{PORT}"],
-        "environment": {KEY: f"${{{KEY}:?set it: openssl rand -hex 32}}", "HOME": HOME, "HF_HOME": f"{HOME}/hub"},
+        "environment": {KEY: f"${{{KEY}:?set it: openssl rand -hex 32}}", **PLACES},
         "volumes": [
             *({"type": "bind", "source": source, "target": target, "read_only": True}
               for target, source in deployment.mounts.items()),
@@ -116,7 +119,7 @@ def compose(deployment: Deployment) -> str:
         "stop_grace_period": "2m",
         "deploy": {"resources": {"reservations": {"devices": [gpu]}}},
         "healthcheck": {
-            "test": ["CMD", "curl", "-fsS", f"http://127.0.0.1:{PORT}/health"],
+            "test": ["CMD", "python3", "-c", f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health')"],
             "interval": "10s",
             "timeout": "5s",
             "retries": 3,
@@ -173,8 +176,7 @@ def _pod(deployment: Deployment) -> dict[str, Any]:
         "ports": [{"name": "http", "containerPort": PORT}],
         "env": [
             {"name": KEY, "valueFrom": {"secretKeyRef": secret}},
-            {"name": "HOME", "value": HOME},
-            {"name": "HF_HOME", "value": f"{HOME}/hub"},
+            *({"name": name, "value": value} for name, value in PLACES.items()),
         ],
         "startupProbe": _probe(period=10, failures=STARTUP_MINUTES * 6),
         "readinessProbe": _probe(period=5, failures=3),

@@ -188,3 +188,26 @@ def test_a_taken_port_is_a_sentence(done: Path) -> None:
 
     with bind("127.0.0.1", 0) as taken, pytest.raises(RecipeError, match="cannot listen: Address already in use"):
         bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_release_comes_with_the_files_of_its_service(luthier: Any, body: Any, tmp_path: Path) -> None:
+    body["tuning"] = {"kind": "lora", "rank": 4}
+    body["release"] = {"merge": False, "deploy": ["vllm", "compose", "kubernetes"]}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    done = luthier("run", "recipe.yaml", "--json").document
+    release = Path(done["artifacts"]["release"])
+    assert {path.name for path in (release / "deploy").iterdir()} == {
+        "README.md",
+        "compose.yaml",
+        "kubernetes.yaml",
+        "vllm.sh",
+    }
+    script = (release / "deploy" / "vllm.sh").read_text()
+    assert "--lora-modules tiny=../model" in script
+    assert "--max-lora-rank 8" in script
+    assert str(release) not in script
+    body["tuning"] = {"kind": "prompt", "tokens": 4}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    said = luthier("run", "recipe.yaml")
+    assert said.code == 2
+    assert "vLLM cannot serve this release: it has no place for PROMPT_TUNING adapters" in said.err
