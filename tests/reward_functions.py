@@ -27,3 +27,8 @@ def hangs(answer: str, item: Item) -> float:
 def nothing(answer: str, item: Item) -> float:
     """Says what is no number."""
     return float("nan")
+
+
+def consonants(answer: str, item: Item) -> float:
+    """1 less the share of vowels."""
+    return 1 - vowels(answer, item)

@@ -27,7 +27,7 @@ from luthier.evaluate.likelihood import row_losses
 from luthier.evaluate.lock import lock_of
 from luthier.evaluate.marking import summarise
 from luthier.evaluate.metrics import mean_per_token, share
-from luthier.evaluate.preferences import preferences
+from luthier.evaluate.preferences import gaps, pair_metrics, preferences
 from luthier.evaluate.summaries import ended, length_ratio
 from luthier.text import TokenRows
 from luthier.types import Answer, Metric
@@ -76,8 +76,9 @@ def evaluate(
     if trained is not None and not scores:
         metrics.append(_gap(metrics[0], _loss(candidate, trained, pairs=pairs)[2][0]))
     if pairs:
-        answers[PREFERENCE] = preferences(candidate.model, validation, candidate.tokenizer, packed=candidate.packed)
-        metrics.append(share(PREFERENCE, [answer.score for answer in answers[PREFERENCE]]))
+        ahead = gaps(candidate.model, validation, packed=candidate.packed)
+        answers[PREFERENCE] = preferences(ahead, validation, candidate.tokenizer)
+        metrics += pair_metrics(ahead, validation, trained, scores=scores)
     write_text(out / "answers.jsonl", write_answers(answers))
     write_text(out / "suites.json", json.dumps(lock_of(tasks, candidate.tokenizer.chat_template or ""), indent=1))
     noise = calibrate(tasks, answers, partial(_again, candidate), calibration) if calibration else {}

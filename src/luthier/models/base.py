@@ -115,7 +115,7 @@ def find_base(model: Model, home: Path = Path()) -> Base:
     """The base model of a recipe, downloaded from the hub if need be.
 
     Args:
-        model: the section of the recipe.
+        model: the section of the recipe; its base may be the folder of a run, for the model that this released.
         home: the recipe's folder, where a relative path is looked for first.
 
     Raises:
@@ -126,7 +126,7 @@ def find_base(model: Model, home: Path = Path()) -> Base:
     if model.base == UKULELE:
         folder, revision = ukulele_file(""), None
     elif here := next((p for p in (home / model.base, Path(model.base)) if p.is_dir()), None):
-        folder, revision = here, None
+        folder, revision = released(here), None
     elif model.base.count("/") == 1 and not model.base.startswith((".", "/", "~")):
         folder, revision = _download(model.base, model.revision)
     else:
@@ -144,6 +144,20 @@ def find_base(model: Model, home: Path = Path()) -> Base:
     tokens, template = tuple(model.new_tokens), _template(model.chat_template, home)
     found = Base(model.base, folder, revision, model.trust_remote_code, tokens, template, model.end_token)
     _ = found.context, found.stop_ids  # damage is named here, before the libraries stumble over it
+    return found
+
+
+def released(folder: Path) -> Path:
+    """The folder of the model that a run released, for the folder of a run; else the folder itself.
+
+    Raises:
+        DataError: the run has released none.
+    """
+    if not (folder / "run.json").exists():
+        return folder
+    found = folder / "release" / "model"
+    if not (found / "config.json").exists():
+        raise DataError("the run has released no whole model", where=str(folder), fix=f"luthier run {folder}")
     return found
 
 

@@ -6,6 +6,7 @@ does not. Rooms with torch in them are imported when a stage runs, so that a run
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -256,6 +257,8 @@ def _make_release(work: Work, out: Path) -> None:
     if merged.note:
         work.log.write(events.Warned(merged.note))
     saved_as = merged.dtype
+    if (scale := tuned / "normalisation.json").exists():  # a reward model's own
+        shutil.copyfile(scale, out / "model" / scale.name)
     base = Base(work.recipe.name, out / "model", None, work.base.trust_remote_code)
     parity = _parity(work, load_model(base, saved_as, scores=work.scores), saved_as)
     parity.require()

@@ -34,8 +34,8 @@ class Model(Section):
     """The pre-trained model."""
 
     base: str = "ukulele"
-    """`ukulele` (comes with Luthier), a folder with a model in transformers' format, or a hub id such as
-    `Qwen/Qwen3-0.6B`."""
+    """`ukulele` (comes with Luthier), a folder with a model in transformers' format, the folder of a run (its released
+    model), or a hub id such as `Qwen/Qwen3-0.6B`."""
     revision: str | None = None
     """Commit or tag of a hub model; the newest when not given. The one used is written to the lock."""
     dtype: Dtype = "auto"

@@ -35,7 +35,7 @@ from luthier.train.parallel import Parallel
 from luthier.train.probe import measured, probe
 from luthier.train.rollout import Rollouts
 from luthier.train.source import Settled, Source
-from luthier.train.start import keep_report, rollouts
+from luthier.train.start import keep_report, keep_scale, rollouts
 
 VALIDATIONS = 10
 
@@ -129,6 +129,8 @@ def _train(
             keep_report(source, job.out)
         with without_critic(model):
             _finish(job, model, tokenizer, outcome, parallel, more)
+        if objective.scores and isinstance(source, Settled):
+            keep_scale(job, source.rows)
     parallel.wait()
     return outcome
 

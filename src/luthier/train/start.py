@@ -19,12 +19,12 @@ from luthier.models.attention import NAME
 from luthier.models.base import find_base
 from luthier.models.load import DTYPES, DtypeName, device, load_model
 from luthier.models.roles import add_critic, add_scorer, quiet_dropout
-from luthier.models.scoring import Apart, Beside, open_classifier
+from luthier.models.scoring import Apart, Beside, open_classifier, row_scores
 from luthier.models.tuned import load_tuned
-from luthier.models.tuning import MUTATING, WHOLE, quantisation, tune, untuned
+from luthier.models.tuning import MUTATING, WHOLE, causal_model, quantisation, tune, untuned
 from luthier.recipe import Model, ModelReward, ScorerReward, Tuning
 from luthier.runs import open_run
-from luthier.text import render_prompt, stop_ids
+from luthier.text import TokenRows, render_prompt, stop_ids
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.forward import Forward
 from luthier.train.monitors import to_report
@@ -250,6 +250,14 @@ def normalisation(scores: Sequence[float]) -> dict[str, float]:
     """The numbers that bring scores to mean 0 and spread 1."""
     spread = statistics.pstdev(scores)
     return {"mean": statistics.fmean(scores), "spread": spread if spread > 0 else 1.0, "answers": float(len(scores))}
+
+
+def keep_scale(job: "Job", rows: TokenRows) -> None:
+    """Keep with a reward model what brings its scores to mean 0 and spread 1 over chosen answers of its training."""
+    model: Any = load_tuned(job.base, job.out, job.tuning, job.plan["dtype"], scores=True)
+    chosen = rows.select(range(0, min(len(rows), 2 * NORMALISED_ON), 2))
+    found = normalisation(row_scores(model, causal_model(model).score, chosen, packed=False))
+    write_text(job.out / NORMALISATION, json.dumps(found, indent=1) + "\n")
 
 
 def keep_report(source: Rollouts, out: Path) -> None:
