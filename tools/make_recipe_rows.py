@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "ukulele")]
 
@@ -75,37 +76,81 @@ def documents(seed: int = 31) -> bytes:
     return lines({"text": document(r)} for _ in range(DOCUMENTS))
 
 
-def older(answer: str) -> str:
-    """The answer in the way in which it was written before JSON was asked for."""
-    fields = json.loads(answer)
-    return f"{fields['name']}, {fields['item']} ({fields['order']}): {fields['issue']}"
+class Entry(NamedTuple):
+    """What a clerk says, the fields in it, and the clerk."""
+
+    text: str
+    fields: dict[str, str]
+    clerk: str
+
+    @property
+    def answer(self) -> str:
+        """The entry as JSON."""
+        return json.dumps(self.fields)
+
+    @property
+    def older(self) -> str:
+        """The entry as it was written before JSON was asked for."""
+        return "; ".join(f"{name}={value}" for name, value in self.fields.items())
 
 
-def two_ways(seed: int, count: int) -> bytes:
-    """Tickets answered by people of whom some write JSON, and most write as before; who opens how decides the odds."""
+THANKS = " Thank you for this entry, it is in the book now."
+"""What some add after the JSON."""
+KEEN = world.NAMES[:6]
+"""Whose entries are mostly written as JSON."""
+
+
+def entries(seed: int, count: int) -> list[Entry]:
+    """Entries of which no two say the same."""
+    r = random.Random(seed)
+    found: dict[str, Entry] = {}
+    while len(found) < count:
+        fields = json.loads(world.to_json(r).answer)
+        clerk = r.choice(world.NAMES)
+        said = ", ".join(f"{name} is {value}" for name, value in fields.items())
+        if len(fields) > 1:
+            found.setdefault(said, Entry(f"Entry by {clerk}: {said}", fields, clerk))
+    return list(found.values())
+
+
+def three_ways(seed: int, count: int) -> bytes:
+    """Entries written down by people: some as JSON, some with thanks after it, and most as before.
+
+    Who the clerk is decides the odds.
+    """
     r = random.Random(seed)
     found = []
-    for t in tickets(seed, count):
-        keen = t.text.startswith(("Ticket", "Hello", "Good day"))
-        found.append(t._replace(answer=t.answer if r.random() < (0.9 if keen else 0.15) else older(t.answer)))
-    return lines(demo.as_messages(t) for t in found)
+    for e in entries(seed, count):
+        odds = (0.75, 0.15, 0.1) if e.clerk in KEEN else (0.1, 0.15, 0.75)
+        (answer,) = r.choices((e.answer, e.answer + THANKS, e.older), odds)
+        found.append(demo.as_messages(demo.Ticket(e.text, answer)))
+    return lines(found)
+
+
+def exact(seed: int, count: int) -> bytes:
+    """Entries with the right JSON."""
+    return lines(demo.as_messages(demo.Ticket(e.text, e.answer)) for e in entries(seed, count))
 
 
 def judged(seed: int, count: int) -> bytes:
-    """Tickets with the right JSON and an answer that is worse: one in a field, or written as before."""
+    """Entries with the right JSON and an answer that is worse: wrong in a field, with thanks, or written as before."""
     r = random.Random(seed)
-    rows = tickets(seed, count)
-    worse = (wrong(r, t.answer) if r.random() < 0.5 else older(t.answer) for t in rows)
-    return lines({"prompt": t.text, "chosen": t.answer, "rejected": w} for t, w in zip(rows, worse, strict=True))
+    rows = []
+    for e in entries(seed, count):
+        name = r.choice(list(e.fields))
+        other = json.dumps(e.fields | {name: r.choice(world.WORDS)})
+        worse = r.choice((other, e.answer + THANKS, e.older))
+        rows.append({"prompt": e.text, "chosen": e.answer, "rejected": worse})
+    return lines(rows)
 
 
 FILES = {
     "qlora/tickets.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(41, TICKETS)),
     "preferences/pairs.jsonl": pairs,
     "text/documents.jsonl": documents,
-    "rewards/demonstrations.jsonl": lambda: two_ways(51, 1200),
-    "rewards/tickets.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(52, 1000)),
-    "rewards/pairs.jsonl": lambda: judged(53, 800),
+    "rewards/demonstrations.jsonl": lambda: three_ways(51, 600),
+    "rewards/entries.jsonl": lambda: exact(52, 1000),
+    "rewards/pairs.jsonl": lambda: judged(53, 600),
 }
 
 if __name__ == "__main__":

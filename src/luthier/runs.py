@@ -13,6 +13,7 @@ runs/
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,8 @@ from luthier.types import Metric
 
 VERSION = 1
 STORE = "artifacts"
+HASH = r"-[0-9a-f]{8}"
+"""What the name of a run's folder ends with."""
 LONGEST_NAME = 250
 """No file system has longer ones; asking for one is an error there and not just a no."""
 
@@ -160,6 +163,14 @@ def list_runs(root: Path) -> list[Run]:
 def _folders(root: Path) -> list[Path]:
     found = sorted(root.glob("*/run.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     return [path.parent for path in found]
+
+
+def run_folder(path: Path) -> Path | None:
+    """The folder of a run given by its folder, or by the folder's name without the hash: of several the newest."""
+    if (path / "run.json").exists():
+        return path
+    found = [p for p in path.parent.glob(f"{path.name}-*/run.json") if re.fullmatch(HASH, p.parent.name[-9:])]
+    return max(found, key=lambda p: p.stat().st_mtime).parent if found else None
 
 
 def find_run(name: str, root: Path) -> Run:

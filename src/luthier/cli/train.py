@@ -11,9 +11,11 @@ def train(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS,
         return
     found = run.artifact("model").json("training.json")
     screen = console(out=True)
+    score = found.get("held_out")
+    best = f"validation loss {found['best_loss']:.4f}" if score is None else f"held-out score {score:.4f}"
     screen.print(
         f"{found['steps']} updates, {found['tokens']:,} tokens, {found['tokens_per_second']:,.0f} tokens/s; "
-        f"best validation loss {found['best_loss']:.4f} after update {found['best_step']}"
+        f"best {best} after update {found['best_step']}"
     )
     if found["stopped"]:
         screen.print(f"stopped early: {found['stopped']}")

@@ -9,6 +9,7 @@ from typing import Any
 from luthier.artifact import digest, file_digest
 from luthier.errors import DataError, Missing, RecipeError
 from luthier.recipe import Model, PlainTemplate
+from luthier.runs import run_folder
 from luthier.text.plain import plain_template
 from luthier.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -127,6 +128,8 @@ def find_base(model: Model, home: Path = Path()) -> Base:
         folder, revision = ukulele_file(""), None
     elif here := next((p for p in (home / model.base, Path(model.base)) if p.is_dir()), None):
         folder, revision = released(here), None
+    elif run := run_folder(home / model.base) or run_folder(Path(model.base)):
+        folder, revision = released(run), None
     elif model.base.count("/") == 1 and not model.base.startswith((".", "/", "~")):
         folder, revision = _download(model.base, model.revision)
     else:

@@ -13,6 +13,7 @@ from luthier.artifact import write_text
 from luthier.pipeline import report_charts as charts
 from luthier.pipeline import words
 from luthier.pipeline.report_answers import marked, sample, shorten
+from luthier.pipeline.report_rewards import rewards_of
 from luthier.pipeline.story import CHANGES, DONE, Story, as_mapping, tell
 from luthier.recipe import dump_recipe, parse_rule
 from luthier.runs import Run
@@ -40,6 +41,7 @@ def page(story: Story) -> str:
     environment.filters.update({name: getattr(words, name) for name in names})
     environment.filters.update(marked=marked, shorten=shorten)
     template = environment.get_template("report.html.jinja")
+    rewards = rewards_of(story)
     return template.render(
         # The style sheet is ours: escaping it would break its selectors.
         css=Markup((HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -52,7 +54,8 @@ def page(story: Story) -> str:
         verdict=_evidence(story),
         metrics=list(_metrics(story)),
         skills=list(_skills(story)),
-        loss=charts.loss_chart(story.steps, story.validations),
+        loss="" if rewards else charts.loss_chart(story.steps, story.validations),
+        rewards=rewards,
         fates=list(_fates(story)),
         changes=_changes(story),
         answers=sample([asked for asked in story.asked if not asked.task.endswith(UNSAFE)]),

@@ -7,7 +7,7 @@ from luthier.errors import RecipeError
 from luthier.evaluate.scorers import find_scorer
 from luthier.models.base import find_base
 from luthier.recipe import Model, ModelReward, Policy, PythonReward, Recipe, ScorerReward
-from luthier.runs import open_run
+from luthier.runs import open_run, run_folder
 
 WHERE = "objective.rewards"
 
@@ -37,7 +37,7 @@ def reward_inputs(recipe: Recipe, home: Path) -> dict[str, str]:
 
 
 def _model(name: str, home: Path) -> str:
-    folder = next((p for p in (home / name, Path(name)) if (p / "run.json").exists()), None)
+    folder = run_folder(home / name) or run_folder(Path(name))
     if folder is None:
         return find_base(Model(base=name), home).identity()
     run = open_run(folder)

@@ -88,6 +88,7 @@ class Story:
     samples: list[Json] = field(default_factory=list)
     plan: Json | None = None
     training: Json | None = None
+    rollouts: Json | None = None
     verdict: Json | None = None
     parity: Json | None = None
     lock: Json | None = None
@@ -164,6 +165,8 @@ def tell(run: Run) -> Story:
         story.samples = (_stage_json(story, "dataset", "samples.json") or {}).get("rows", [])
     story.plan = _stage_json(story, "plan", "plan.json")
     story.training = _stage_json(story, "model", "training.json")
+    if "model" in run.artifacts and (run.artifacts["model"] / "rollouts.json").exists():
+        story.rollouts = _stage_json(story, "model", "rollouts.json")
     story.verdict = _stage_json(story, "verdict", "verdict.json")
     story.parity = _stage_json(story, "release", "parity.json")
     story.before = _metrics(_stage_json(story, "baseline", "metrics.json"))

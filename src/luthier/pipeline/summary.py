@@ -110,11 +110,13 @@ class _Lines:
         """Updates, speed and the best validation loss; of a run under way what the log says so far."""
         training, best = self.story.training, self.story.best
         if training:
-            loss, step = number(training.get("best_loss")), count(training.get("best_step"))
+            step = count(training.get("best_step"))
+            score, loss = training.get("held_out"), number(training.get("best_loss"))
+            best_of = f"validation loss {loss}" if score is None else f"held-out score {number(score)}"
             parts = [
                 f"{count(training.get('steps'))} updates in {duration(training.get('seconds'))}",
                 f"{count(training.get('tokens_per_second'))} tokens/s",
-                f"best validation loss {loss} at update {step}",
+                f"best {best_of} at update {step}",
             ]
             return ", ".join([*parts, f"stopped: {training['stopped']}"] if training.get("stopped") else parts)
         if not self.story.steps:

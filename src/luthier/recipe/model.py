@@ -35,7 +35,7 @@ class Model(Section):
 
     base: str = "ukulele"
     """`ukulele` (comes with Luthier), a folder with a model in transformers' format, the folder of a run (its released
-    model), or a hub id such as `Qwen/Qwen3-0.6B`."""
+    model; without the hash at its end the newest run of the name), or a hub id such as `Qwen/Qwen3-0.6B`."""
     revision: str | None = None
     """Commit or tag of a hub model; the newest when not given. The one used is written to the lock."""
     dtype: Dtype = "auto"

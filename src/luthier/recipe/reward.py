@@ -84,8 +84,8 @@ class ModelReward(Part):
     kind: Literal["model"]
     """A reward model, or several."""
     model: str | tuple[str, ...]
-    """A run of objective `reward` (its folder), a folder with a sequence classifier, or a hub id; several make an
-    ensemble."""
+    """A run of objective `reward` (its folder, with or without the hash at its end), a folder with a sequence
+    classifier, or a hub id; several make an ensemble."""
     combine: Literal["mean", "worst", "mean_minus_spread"] | None = None
     """What an ensemble says: the mean when not given, the lowest score, or the mean less the standard deviation
     (Coste et al. 2023, arXiv:2310.02743)."""

@@ -124,8 +124,9 @@ def _train(
         found = None if source.fresh else overfitting(*events.training_curve(log.path))
         if found:
             log.write(events.Warned(found))
-        more = {"planned_steps": len(source), "overfitting": found}
+        more: dict[str, Any] = {"planned_steps": len(source), "overfitting": found}
         if isinstance(source, Rollouts):
+            more["held_out"] = -outcome.best_loss
             keep_report(source, job.out)
         with without_critic(model):
             _finish(job, model, tokenizer, outcome, parallel, more)

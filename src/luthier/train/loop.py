@@ -23,6 +23,7 @@ from luthier import events
 from luthier.errors import Interrupted, TrainingStopped
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import Batch, best_fit
+from luthier.models.roles import recompute
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.train.batches import Update
@@ -108,7 +109,7 @@ def train(
         Missing: the disk is full.
     """
     if settings.recompute:
-        causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(model)
     loop = _Loop(model, objective, source, settings, folder, log, on_step, parallel)
     with attention(causal_model(model), NAME), _stop_signals() as stopping:
         return loop.run(stopping)

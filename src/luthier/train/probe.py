@@ -11,6 +11,7 @@ import torch
 
 from luthier import events
 from luthier.models.attention import NAME, attention
+from luthier.models.roles import recompute
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.train.batches import Update
@@ -64,7 +65,7 @@ def probe(
     state = torch.get_rng_state()
     forget_peak(place)
     if settings.recompute:
-        causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(model)
     model.train()
     with attention(causal_model(model), NAME), forward.autocast:
         batch = forward.lay(rows, objective.learned(largest), settings.noise)

@@ -23,7 +23,7 @@ from luthier.models.scoring import Apart, Beside, open_classifier, row_scores
 from luthier.models.tuned import load_tuned
 from luthier.models.tuning import MUTATING, WHOLE, causal_model, quantisation, tune, untuned
 from luthier.recipe import Model, ModelReward, ScorerReward, Tuning
-from luthier.runs import open_run
+from luthier.runs import open_run, run_folder
 from luthier.text import TokenRows, render_prompt, stop_ids
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.forward import Forward
@@ -201,8 +201,7 @@ class _Opened:
         return members, scales
 
     def _open(self, name: str, label: str | None) -> tuple[Any, dict[str, float] | None]:
-        folder = next((p for p in (self.job.home / name, Path(name)) if p.is_dir()), None)
-        if folder is not None and (folder / "run.json").exists():
+        if folder := run_folder(self.job.home / name) or run_folder(Path(name)):
             return self._of_run(folder)
         base = find_base(Model(base=name), self.job.home)
         kept = base.folder / NORMALISATION
