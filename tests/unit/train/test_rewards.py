@@ -103,7 +103,7 @@ def test_an_answer_without_a_reward_is_left_out_of_the_update(tmp_path: Path) ->
         (python("absent"), "has no function 'absent'"),
         ({"kind": "python", "path": "absent.py"}, "there is no file 'absent.py'"),
         ({"kind": "scorer", "scorer": "exakt"}, "there is no scorer 'exakt'"),
-        ({"kind": "scorer", "scorer": "regex", "settings": {"patern": "x"}}, "'regex' has no setting 'patern'"),
+        ({"kind": "scorer", "scorer": "regex", "settings": {"form": "x"}}, "'regex' has no setting 'form'"),
     ],
 )
 def test_what_is_not_there_is_told_before_training(given: dict[str, Any], told: str) -> None:
