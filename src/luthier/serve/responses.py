@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.serve.batching import Chance
+from luthier.text.token_bytes import token_bytes
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Json
 
@@ -72,11 +73,11 @@ def usage_of(prompt: int, completion: int) -> Json:
 
 
 def chat_logprobs(chances: Sequence[Chance], tokenizer: Tokenizer) -> Json:
-    """Log-probabilities as the chat API writes them."""
+    """Log-probabilities as the chat API writes them, with the tokens' ids, as llama.cpp adds them."""
 
     def entry(token: int, logprob: float) -> Json:
         text = str(tokenizer.decode([token]))
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
+        return {"token": text, "logprob": logprob, "bytes": list(token_bytes(token, tokenizer)), "id": token}
 
     content = [
         {**entry(c.token, c.logprob), "top_logprobs": [entry(token, value) for token, value in c.top]} for c in chances

@@ -50,6 +50,16 @@ def test_a_text_that_ends_the_answer_is_never_shown(text: str, stops: list[str])
     assert stream.ended == bool(cuts)
 
 
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "metaspace"])
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(st.sampled_from("ab cé€🎻\n.<"), max_size=20))
+def test_pieces_of_any_kind_of_tokenizer_are_its_text(kind: str, text: str) -> None:
+    tok = tokenizer("chatml", kind)
+    ids = tok.encode(text, add_special_tokens=False)
+    pieces, _ = told(tok, ids, raw=True)
+    assert "".join(pieces) == tok.decode(ids)
+
+
 def test_words_come_as_soon_as_they_are_written() -> None:
     tok = byte_level()
     ids = tok.encode("one two three", add_special_tokens=False)
