@@ -4,7 +4,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,13 +34,15 @@ def chat(
 ) -> None:
     """Talk to a run's model. The released one, or the tuned one where nothing is released."""
     from luthier.errors import RecipeError
-    from luthier.pipeline.conversation import Conversation
     from luthier.runs import find_run
 
     found = find_run(run, runs)
     if as_json and message is None:
         raise RecipeError("--json needs --message", fix=f"luthier chat {found.name} --json -m 'hello'")
-    talk = Conversation(found, base=base)
+    with console().status("loading the model") if sys.stderr.isatty() else nullcontext():
+        from luthier.pipeline.conversation import Conversation  # torch and all
+
+        talk = Conversation(found, base=base)
     if message is not None:
         answer = talk.ask(message)
         if as_json:
@@ -86,8 +88,8 @@ class _Session:
 
     def _command(self, word: str, rest: str) -> None:
         if word == "/compare" and self._other is None:
-            self._aside.print("loading the base model", style="dim")
-            self._other = self._talk.beside()
+            with self._aside.status("loading the base model") if sys.stderr.isatty() else nullcontext():
+                self._other = self._talk.beside()
             self._aside.print("both answer from now on; /compare again stops it", style="dim")
         elif word == "/compare":
             self._other = None
@@ -126,14 +128,20 @@ class _Session:
     def _compare(self, line: str, other: "Conversation") -> None:
         """Both answers, in columns that fill up as they are written; one after the other where that cannot be seen."""
         names, said, cut = ("tuned", "base"), ["", ""], [False, False]
+        talks = (self._talk, other)
         with _columns(names, said) as show:
-            for k, talk in enumerate((self._talk, other)):
+            for k, talk in enumerate(talks):
 
                 def add(piece: str, k: int = k) -> None:
                     said[k] += piece
                     show()
 
-                cut[k] = not talk.ask(line, add).stopped
+                try:
+                    cut[k] = not talk.ask(line, add).stopped
+                except BaseException:  # neither knows of a question that one of them did not answer
+                    for answered in talks[:k]:
+                        answered.take_back()
+                    raise
         for name, text, short in zip(names, said, cut, strict=True):
             if not sys.stdout.isatty():
                 print(f"{name}: {text}")
@@ -149,30 +157,37 @@ def _shown(text: str) -> str:
 
 @contextmanager
 def _columns(names: tuple[str, str], said: list[str]) -> Iterator[Callable[[], None]]:
-    """Two columns on a terminal; what it gives draws them anew."""
+    """Two columns on a terminal; what it gives draws them anew. While they grow their ends are shown, then all."""
     if not sys.stdout.isatty():
         yield lambda: None
         return
     from rich.live import Live
 
-    def drawn() -> Any:
-        from rich.panel import Panel
-        from rich.table import Table
-        from rich.text import Text
+    screen = console(out=True)
+    room = max(40, (screen.width // 2 - 6) * (screen.height - 5))
+    try:
+        with Live(console=screen, auto_refresh=False, transient=True) as live:
+            yield lambda: live.update(_table(names, [text[-room:] for text in said]), refresh=True)
+    finally:
+        screen.print(_table(names, said))
 
-        table = Table.grid(expand=True, padding=(0, 1))
-        table.add_column(ratio=1)
-        table.add_column(ratio=1)
-        colours = ("green", "blue")
-        panels = [
-            Panel(Text(_shown(text)), title=name, title_align="left", border_style=colour)
-            for name, text, colour in zip(names, said, colours, strict=True)
-        ]
-        table.add_row(*panels)
-        return table
 
-    with Live(drawn(), console=console(out=True), auto_refresh=False, vertical_overflow="visible") as live:
-        yield lambda: live.update(drawn(), refresh=True)
+def _table(names: tuple[str, str], said: list[str]) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(expand=True, padding=(0, 1))
+    table.add_column(ratio=1)
+    table.add_column(ratio=1)
+    texts = [Text(_shown(text), overflow="fold") for text in said]
+    table.add_row(
+        *(
+            Panel(text, title=name, title_align="left", border_style=colour)
+            for name, text, colour in zip(names, texts, ("green", "blue"), strict=True)
+        )
+    )
+    return table
 
 
 def _lines() -> Iterator[str]:

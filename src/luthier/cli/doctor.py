@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 CORE = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "pydantic")
-EXTRAS = {"bitsandbytes": ("tuning qlora (4-bit base)", "pip install 'luthier[qlora]'")}
+EXTRAS = {
+    "bitsandbytes": ("tuning qlora (4-bit base)", "pip install 'luthier[qlora]'"),
+    "uvicorn": ("luthier serve", "pip install 'luthier[serve]'"),
+    "xllamacpp": ("GGUF files: parity and luthier serve", "pip install 'luthier[gguf]'"),
+    "vllm": ("luthier serve on an NVIDIA GPU", "pip install vllm"),
+}
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -75,6 +75,10 @@ def main() -> NoReturn:
         _leave(Interrupted("stopped", fix="run the same command to go on"))
     except BrokenPipeError:
         _has_enough()
+    except RuntimeError as error:  # while a class is being made, Python hides a Ctrl-C in one of these
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            _leave(Interrupted("stopped", fix="run the same command to go on"))
+        raise
     except SystemExit as left:  # Typer's form of a broken pipe
         if isinstance(left.__context__, BrokenPipeError):
             _has_enough()

@@ -70,6 +70,10 @@ class Conversation:
         """Start over."""
         self._turns = [Message("system", self._system)] if self._system else []
 
+    def take_back(self) -> None:
+        """Forget the last question and its answer."""
+        del self._turns[-2:]
+
     def ask(self, text: str, show: Callable[[str], None] = lambda _: None) -> Generated:
         """The model's answer, which becomes part of the conversation.
 

@@ -104,3 +104,11 @@ def test_the_system_message_can_be_changed(luthier: Any, done: Path) -> None:
     talk = Conversation(open_run(done))
     talk.system = "Be brief."
     assert said.out == talk.ask(line.decode().strip()).text + "\n"
+
+
+def test_a_question_that_one_side_cannot_answer_is_forgotten_by_both(luthier: Any, done: Path) -> None:
+    line = b"The drum 3 is broken.\n"  # the base goes on to the end of its context, so it has no room for a second one
+    both = luthier("chat", done, typed=b"/compare\n" + line + line + b"/compare\n" + line)
+    once = luthier("chat", done, typed=line + line)
+    assert "/reset starts over" in both.err
+    assert both.out.splitlines()[-1] == once.out.splitlines()[-1]
