@@ -15,6 +15,7 @@ from luthier import events
 from luthier.artifact import Artifact, Store, key_of, make_folder
 from luthier.errors import GateFailed, Interrupted, LuthierError, RecipeError
 from luthier.pipeline.judging import note_promoted
+from luthier.pipeline.releasing import check_release
 from luthier.pipeline.rewards import reward_inputs
 from luthier.pipeline.stages import STAGES, Stage
 from luthier.pipeline.work import Silent, Watcher, Work
@@ -172,6 +173,7 @@ def _check_early(work: Work) -> None:
     tasks = [Task(name, (), scoring=f"generate {name}") for name in names if name in SCORERS]
     tasks += own_tasks([name for name in names if name not in SCORERS], [], work.run.home, 1)
     rules_of(work.recipe.gate, [*tasks, *suites_of(work)], pairs=work.pairs, scores=work.scores)
+    check_release(work)
 
 
 def _key(work: Work, stage: Stage) -> tuple[str, dict[str, Any], dict[str, str]]:

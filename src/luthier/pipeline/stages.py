@@ -6,7 +6,6 @@ does not. Rooms with torch in them are imported when a stage runs, so that a run
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,28 +18,24 @@ from luthier import events
 from luthier.artifact import digest, write_text
 from luthier.data.verdicts import verdicts_digest
 from luthier.pipeline import review
-from luthier.pipeline.deployment import write_deployment
 from luthier.pipeline.judging import (
     evaluate_model,
     gate_settings,
     make_verdict,
-    read_examples,
     rotation,
     suites_of,
 )
+from luthier.pipeline.releasing import make_release, release_settings
 from luthier.pipeline.rewards import reward_inputs
 from luthier.pipeline.view import write_samples
 from luthier.pipeline.work import Work
-from luthier.recipe import MERGES, Tuning
-from luthier.text import load_rows, render_prompt
+from luthier.recipe import Tuning
+from luthier.text import load_rows
 from luthier.text.check import RowCheck, check_rows
 from luthier.types import Example
 
-PARITY_PROMPTS = 24
 BASE = "base"
 """The name under which what the base said is remembered."""
-ROOM = 1.25
-"""An answer may be this much longer than the longest expected one, unless the recipe says how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +156,6 @@ def _tuning(work: Work) -> Tuning:
     return tuning
 
 
-def _room(work: Work, expected: list[str]) -> int:
-    """Tokens that an answer may have."""
-    longest = max((len(work.tokenizer.encode(text, add_special_tokens=False)) for text in expected), default=1)
-    return work.recipe.evaluate.max_new_tokens or int(ROOM * longest) + 4
-
-
 def _make_baseline(work: Work, out: Path) -> None:
     _need_review(work)  # before the base model is asked for minutes
     from luthier.models.load import load_model
@@ -233,88 +222,6 @@ def _make_verdict(work: Work, out: Path) -> None:
     make_verdict(work, out, load)
 
 
-def _release_settings(work: Work) -> dict[str, Any]:
-    release = work.recipe.release.model_dump(mode="json")
-    return {"release": release, "base": work.base_identity, "name": work.recipe.name}
-
-
-def _make_release(work: Work, out: Path) -> None:
-    from luthier.models.base import Base
-    from luthier.models.load import load_model
-    from luthier.models.tuned import load_tuned, save_tuned
-    from luthier.release.merge import merge
-
-    tuning, dtype, tuned = _tuning(work), _plan(work)["dtype"], work.artifacts["model"].folder
-    if not _merges(work):
-        trained = load_tuned(work.base, tuned, tuning, dtype, scores=work.scores)
-        save_tuned(trained, work.tokenizer, work.base, out / "model")
-        _write_card(work, out, None)
-        return
-    asked = work.recipe.release.dtype
-    formats: dict[str, Any] = {"trained_as": dtype, "saved_as": None if asked == "auto" else asked}
-    merged = merge(work.base, tuned, tuning, work.tokenizer, out / "model", scores=work.scores, **formats)
-    write_text(out / "merge.json", json.dumps(merged.to_json(), indent=1) + "\n")
-    if merged.note:
-        work.log.write(events.Warned(merged.note))
-    saved_as = merged.dtype
-    if (scale := tuned / "normalisation.json").exists():  # a reward model's own
-        shutil.copyfile(scale, out / "model" / scale.name)
-    base = Base(work.recipe.name, out / "model", None, work.base.trust_remote_code)
-    parity = _parity(work, load_model(base, saved_as, scores=work.scores), saved_as)
-    parity.require()
-    write_text(out / "parity.json", json.dumps(parity.to_json(), indent=1) + "\n")
-    _write_card(work, out, parity.to_json())
-
-
-def _parity(work: Work, released: Any, saved_as: str) -> Any:
-    """The released model compared with the trained one on validation rows."""
-    from luthier.release.merge import as_trained
-    from luthier.release.parity import compare, compare_scores
-
-    dataset = work.artifacts["dataset"]
-    tuning, dtype = _tuning(work), _plan(work)["dtype"]
-    trained = as_trained(work.base, work.artifacts["model"].folder, tuning, dtype, scores=work.scores)
-    rows = load_rows(dataset.path("validation.safetensors"))
-    if work.scores:
-        return compare_scores(trained, released, [row.ids for row in map(rows.row, range(len(rows)))], saved_as)
-    examples = read_examples(dataset.path("validation.jsonl"))[:PARITY_PROMPTS]
-    prompts = [render_prompt(e.messages[:-1], work.tokenizer) for e in examples if e.messages]
-    if not prompts:  # plain text: each row's first half is the prompt
-        prompts = [row.ids[: max(1, len(row.ids) // 2)] for row in map(rows.row, range(min(len(rows), PARITY_PROMPTS)))]
-    room = _room(work, [e.messages[-1].content for e in examples if e.messages])
-    return compare(trained, released, work.tokenizer, prompts, stop=work.stop, max_new_tokens=room, dtype=saved_as)
-
-
-def _merges(work: Work) -> bool:
-    """Whether the release is one whole model: where that can be, unless the recipe says otherwise."""
-    asked = work.recipe.release.merge
-    return _tuning(work).kind in MERGES if asked is None else asked
-
-
-def _write_card(work: Work, out: Path, parity: dict[str, Any] | None) -> None:
-    from luthier.release.card import card
-    from luthier.types import Metric
-
-    before, after = (
-        {k: Metric(**v) for k, v in work.artifacts[stage].json("metrics.json").items()}
-        for stage in ("baseline", "evaluation")
-    )
-    text = card(
-        work.recipe.name,
-        work.recipe.model.base,
-        method=_plan(work)["method"],
-        rows=work.artifacts["dataset"].json("facts.json")["train"]["rows"],
-        before=before,
-        after=after,
-        rules=work.artifacts["verdict"].json("verdict.json")["rules"],
-        parity=parity,
-    )
-    write_text(out / "model" / "README.md", text)
-    # What is served elsewhere brings the verdict along that it was released on.
-    write_text(out / "verdict.json", work.artifacts["verdict"].path("verdict.json").read_text(encoding="utf-8"))
-    write_deployment(work, out, _tuning(work))
-
-
 STAGES = (
     Stage("dataset", "reading and curating the rows", (), _dataset_settings, _make_dataset),
     Stage("plan", "planning", ("dataset",), _plan_settings, _make_plan),
@@ -326,7 +233,8 @@ STAGES = (
         "release",
         "merging and proving parity",
         ("dataset", "baseline", "model", "evaluation", "verdict"),  # the card states what was measured
-        _release_settings,
-        _make_release,
+        release_settings,
+        make_release,
+        2,
     ),
 )

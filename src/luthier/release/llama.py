@@ -39,8 +39,8 @@ def ask(model: Path, questions: Sequence[Mapping[str, Any]], *, context: int, lo
 
     Args:
         model: a GGUF file.
-        questions: each `{"do": ...}` with `tokenize` (text), `template` (messages), `score` (prompt, answer: ids) or
-            `write` (prompt: ids, most: tokens).
+        questions: each `{"do": ...}` with `tokenize` (text), `chat` (messages: the prompt it would answer), `score`
+            (prompt, answer: ids) or `write` (prompt: ids, most: tokens).
         context: tokens that a sequence may have.
         lora: a GGUF adapter to apply.
 
@@ -95,8 +95,10 @@ def _answer(place: str, question: Mapping[str, Any]) -> Any:
         special = bool(question.get("special", False))
         body = {"content": question["text"], "add_special": special, "parse_special": True}
         return _post(place, "/tokenize", body)["tokens"]
-    if question["do"] == "template":
-        return _post(place, "/apply-template", {"messages": question["messages"]})["prompt"]
+    if question["do"] == "chat":
+        text = _post(place, "/apply-template", {"messages": question["messages"]})["prompt"]
+        body = {"content": text, "add_special": True, "parse_special": True}  # as its chat does
+        return {"text": text, "ids": _post(place, "/tokenize", body)["tokens"]}
     if question["do"] == "score":
         return _score(place, question["prompt"], question["answer"], question["probable"])
     found = _complete(place, question["prompt"], question["most"], 1)

@@ -4,6 +4,7 @@ The scale is inside: B is written times its layer's own (alpha / rank, rank's ro
 alpha is 0, which llama.cpp reads as "no scale of its own".
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,30 @@ def write_adapter(
     """
     check_adapter(tuning, base.new_tokens)
     gguf, trained = need_gguf(), Trained(base, tuned, tuning, trained_as)
-    config = trained.model_config
-    family = family_of(config.model_type)
-    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(known[family.architecture], config.num_hidden_layers)
-    writer = gguf.GGUFWriter(None, family.architecture)
+    writer = gguf.GGUFWriter(None, family_of(trained.model_config.model_type).architecture)
     facts = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 0.0}
     for key, value in facts.items():
         put(writer, key, value)
     write_lineage(writer, lineage)
     stored = gguf.GGMLQuantizationType[form.upper()]
     tensors = []
+    for place, tensor in adapter_tensors(trained):
+        data = packed(gguf, tensor, stored)
+        writer.add_tensor_info(place, data.shape, *plain_type(stored), data.nbytes, raw_dtype=stored)
+        tensors.append(data)
+    write_file(writer, out, iter(tensors))
+
+
+def adapter_tensors(trained: Trained) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name in the file and tensor in float32, of both halves of every adapted layer.
+
+    Raises:
+        RecipeError: a layer is adapted that llama.cpp's adapters do not reach.
+    """
+    gguf, config = need_gguf(), trained.model_config
+    family = family_of(config.model_type)
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(known[family.architecture], config.num_hidden_layers)
     for name, layer in trained.adapter_layers():
         place = names.get_name(name, try_suffixes=(".weight",))
         if place is None or not hasattr(layer, "lora_A") or not layer.lora_A:
@@ -84,12 +98,7 @@ def write_adapter(
                 fix="release.gguf writes the merged model instead",
             )
         for part, tensor in zip("ab", _halves(name, layer, config, family.permutes), strict=True):
-            data = packed(gguf, tensor, stored)
-            writer.add_tensor_info(
-                f"{place}.lora_{part}", data.shape, *plain_type(stored), data.nbytes, raw_dtype=stored
-            )
-            tensors.append(data)
-    write_file(writer, out, iter(tensors))
+            yield f"{place}.lora_{part}", tensor
 
 
 def _halves(name: str, layer: Any, config: Any, permutes: bool) -> tuple[torch.Tensor, torch.Tensor]:
