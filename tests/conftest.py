@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as the comm
 hypothesis.settings.register_profile("luthier", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("luthier")
 
+HEARD_HERE = {"pipeline", "cli", "serve"}
+"""Rooms whose many releases are heard in the tests' own process: a new one loads its libraries for seconds each time."""
 RESULTS = pytest.StashKey[dict[tuple[str, str], bool]]()
 
 
@@ -23,6 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS] = {}
+
+
+@pytest.fixture(autouse=True)
+def heard_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity by a witness in this process; tests/unit/release and tests/recipes have it in a new one, as users do."""
+    if request.path.parent.name not in HEARD_HERE:
+        return
+    from luthier.release.parity import witness
+
+    monkeypatch.setattr(witness.Elsewhere, "hear", lambda _, *given, **named: witness.of_folder(*given, **named))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,7 +24,7 @@ from luthier.release.merge import as_trained, merge
 from luthier.release.parity import Probe, Row, Table, Testimony, compare
 from luthier.release.parity.diagnosis import of_adapter, of_folder, of_gguf
 from luthier.release.parity.llama_cpp import summon_llama_cpp
-from luthier.release.parity.witness import exact, hear, summon
+from luthier.release.parity.witness import Elsewhere, exact, hear
 from luthier.release.trained import Trained
 from luthier.text import load_tokenizer, stop_ids
 from luthier.text.tokenizer import Tokenizer
@@ -99,17 +99,22 @@ def make_release(job: Job, out: Path, *, merges: bool) -> Made:
         ParityFailed: something is not the trained model; the weights are removed, `parity.json` stays.
         RecipeError: something that was asked for cannot be made of this model.
     """
+    with Elsewhere(trust_remote_code=job.base.trust_remote_code) as elsewhere:
+        return _make(job, out, elsewhere, merges=merges)
+
+
+def _make(job: Job, out: Path, elsewhere: Elsewhere, *, merges: bool) -> Made:
     trained = _trained(job)
     rows: list[Row] = []
     notes: list[str] = []
     merged = None
     if merges:
-        merged, row = _merged(job, out / "model", trained)
+        merged, row = _merged(job, out / "model", trained, elsewhere)
         notes += [merged["note"]] if merged["note"] else []
         rows.append(row)
         _stop_at_first(job, trained, rows, out)
         if job.asked.gguf:
-            rows += _gguf(job, out, trained, notes)
+            rows += _gguf(job, out, trained, notes, elsewhere)
     else:
         rows.append(_adapter_as_it_is(job, out / "model", trained))
     if job.asked.gguf_adapter:
@@ -131,12 +136,12 @@ def _forced(trained: Testimony) -> list[list[int]]:
     return [answer.ids for answer in trained.answers]
 
 
-def _merged(job: Job, folder: Path, trained: Testimony) -> tuple[dict[str, Any], Row]:
+def _merged(job: Job, folder: Path, trained: Testimony, elsewhere: Elsewhere) -> tuple[dict[str, Any], Row]:
     job.progress(0, 0, "merging")
     saved_as = None if job.asked.dtype == "auto" else job.asked.dtype
     made = merge(job.base, job.tuned, job.tuning, job.tokenizer, folder, trained_as=job.trained_as, saved_as=saved_as)
     job.progress(0, 0, "asking the merged model in a new process")
-    found = summon(folder, job.probes, job.most, _forced(trained), trust_remote_code=job.base.trust_remote_code)
+    found = elsewhere.hear(folder, job.probes, job.most, _forced(trained))
     row = compare(
         "the merged model",
         made.dtype,
@@ -158,10 +163,10 @@ def _adapter_as_it_is(job: Job, folder: Path, trained: Testimony) -> Row:
     opened = exact(load_tuned(job.base, folder, job.tuning, job.trained_as))
     words = load_tokenizer(folder, trust_remote_code=job.base.trust_remote_code)
     found = hear(opened, words, job.stop, job.probes, job.most, _forced(trained))
-    return compare("the adapter, loaded again", "float32", trained, found, job.probes, score=job.score)
+    return compare("the tuned model, loaded again", "float32", trained, found, job.probes, score=job.score)
 
 
-def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str]) -> list[Row]:
+def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str], elsewhere: Elsewhere) -> list[Row]:
     folder = out / "gguf"
     make_folder(folder)
     words = load_tokenizer(out / "model", trust_remote_code=job.base.trust_remote_code)
@@ -175,7 +180,7 @@ def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str]) -> list[Row
         files[form] = folder / f"{file_name(job.lineage.name)}-{form}.gguf"
         _write(job, source, out / "model", files[form], form)
         rows.append(_by_llama_cpp(job, source, files[form], form, trained))
-        rows += _read_back(job, files[form], form, trained)
+        rows += _read_back(job, files[form], form, trained, elsewhere)
     for helper in folder.glob("*.whole"):
         helper.unlink()
     if job.asked.ollama:
@@ -207,10 +212,10 @@ def _by_llama_cpp(job: Job, source: Source | None, file: Path, form: str, traine
     return compare(f"{form} by llama.cpp", form, trained, found, job.probes, score=job.score, diagnose=look)
 
 
-def _read_back(job: Job, file: Path, form: str, trained: Testimony) -> list[Row]:
+def _read_back(job: Job, file: Path, form: str, trained: Testimony, elsewhere: Elsewhere) -> list[Row]:
     """The file's weights as transformers reads them; not every kind of model that llama.cpp runs is read there."""
     try:
-        found = summon(file.parent, job.probes, job.most, _forced(trained), gguf=file.name)
+        found = elsewhere.hear(file.parent, job.probes, job.most, _forced(trained), gguf=file.name)
     except ParityFailed as error:
         if "not supported" not in error.what and "not implemented" not in error.what:
             raise

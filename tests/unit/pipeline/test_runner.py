@@ -136,21 +136,23 @@ def test_adapters_are_merged_and_the_adapter_opens_in_peft(tuning: Json, tmp_pat
 
 
 def test_a_model_that_is_not_the_trained_one_is_not_released(body: Json, tmp_path: Path, monkeypatch: object) -> None:
-    import luthier.release.merge as merging
+    import luthier.release.make as making
 
-    honest = merging.merge
+    honest = making.merge
 
-    def dishonest(*given: object, **named: object) -> None:
-        honest(*given, **named)  # type: ignore[arg-type]
+    def dishonest(*given: object, **named: object) -> object:
+        merged = honest(*given, **named)  # type: ignore[arg-type]
         path = Path(given[4]) / "model.safetensors"  # type: ignore[arg-type]
         weights = load_file(path)
         weights["model.layers.1.mlp.down_proj.weight"][3, 5] += 3.0
         save_file(weights, path, metadata={"format": "pt"})
+        return merged
 
-    monkeypatch.setattr(merging, "merge", dishonest)  # type: ignore[attr-defined]
+    monkeypatch.setattr(making, "merge", dishonest)  # type: ignore[attr-defined]
     with pytest.raises(ParityFailed) as caught:
         luthier.run(body, runs=tmp_path / "runs")
     assert caught.value.exit_code == 4
+    assert "of kind weights: 'model.layers.1.mlp.down_proj.weight'" in caught.value.what
     assert not [p for p in (tmp_path / "runs/artifacts").glob("release-*") if p.suffix != ".partial"]
 
 

@@ -74,9 +74,12 @@ def of_gguf(source: Source, file: Path) -> Callable[[], Difference | None]:
 
 def of_adapter(trained: Iterator[tuple[str, torch.Tensor]], file: Path) -> Callable[[], Difference | None]:
     """A look through a GGUF adapter, against the scaled halves that it should hold."""
-    from luthier.release.gguf.reading import tensors_of_file
+    from luthier.release.gguf.reading import facts_of_file, tensors_of_file
 
     def look() -> Difference | None:
+        scale = facts_of_file(file)["adapter.lora.alpha"]
+        if scale != 0.0:
+            return Difference("weights", f"the adapter's scale 'adapter.lora.alpha' is {scale}, written as 0.0")
         expected = dict(trained)
         for name, kind, tensor in tensors_of_file(file):
             if found := _tensor(name, expected[name], tensor, ROUNDING[kind]):

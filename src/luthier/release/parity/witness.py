@@ -1,7 +1,7 @@
 """transformers as a witness: of the trained model in this process, of a folder or a GGUF file in a new one.
 
-`python -m luthier.release.parity.witness` reads one JSON request from standard input and writes one testimony. It gets
-a folder and nothing of the training: what it cannot find there, a user's server could not either.
+`python -m luthier.release.parity.witness` reads JSON requests, one a line, and writes a testimony for each. It gets
+folders and nothing of the training: what it cannot find there, a user's server could not either.
 """
 
 import json
@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from luthier.errors import DataError, ParityFailed
+from luthier.errors import ParityFailed
 from luthier.models.base import Base
 from luthier.models.generate import generate
 from luthier.models.load import load_model, quiet
-from luthier.models.tuning import causal_model
 from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of
 from luthier.text import load_tokenizer, render_prompt, stop_ids
 from luthier.text.tokenizer import Tokenizer
@@ -89,65 +88,116 @@ def _scores(model: Any, prompt: list[int], answer: list[int]) -> list[dict[int, 
     return [dict(zip(o.tolist(), b.tolist(), strict=True)) for o, b in zip(order, best, strict=True)]
 
 
-def summon(
-    folder: Path,
-    probes: Sequence[Probe],
-    most: int,
-    forced: Sequence[list[int]],
-    *,
-    gguf: str | None = None,
-    trust_remote_code: bool = False,
-) -> Testimony:
-    """What a model on disk says, loaded in float32 by a new process.
+class Elsewhere:
+    """A new process that hears what is on disk; it gets folders and prompts, and nothing of the training.
 
-    Args:
-        folder: a model in transformers' format, or the folder of a GGUF file.
-        probes: the prompts.
-        most: tokens that an answer may have.
-        forced: answers after whose tokens probabilities are taken.
-        gguf: name of a GGUF file in the folder: its weights are read back by transformers, which then only scores.
-        trust_remote_code: whether the recipe says so for the base.
-
-    Raises:
-        ParityFailed: it cannot be loaded there, or cannot render the prompts.
+    Loading the libraries takes seconds, so one process hears all witnesses of a release, one after the other.
     """
-    request = {
-        "folder": str(folder), "gguf": gguf, "most": most, "forced": list(forced), "trust": trust_remote_code,
-        "probes": [[p.messages, p.text, p.ids] for p in probes],
-    }  # fmt: skip
-    told = subprocess.run(
-        [sys.executable, "-m", "luthier.release.parity.witness"],
-        input=json.dumps(request), capture_output=True, text=True, encoding="utf-8", check=False,
-    )  # fmt: skip
-    if told.returncode:
-        lines = [line for line in told.stderr.splitlines() if line.strip()]
-        raise ParityFailed(
-            f"a new process cannot use the released model: {lines[-1] if lines else told.returncode}",
-            where=str(folder / gguf if gguf else folder),
-            fix="the message above says what is missing; nothing was released",
-        )
-    return Testimony.from_json(json.loads(told.stdout.strip().splitlines()[-1]))
+
+    def __init__(self, *, trust_remote_code: bool = False) -> None:
+        self._trust = trust_remote_code
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Elsewhere":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def hear(
+        self,
+        folder: Path,
+        probes: Sequence[Probe],
+        most: int,
+        forced: Sequence[list[int]],
+        *,
+        gguf: str | None = None,
+    ) -> Testimony:
+        """What a model on disk says, loaded in float32.
+
+        Args:
+            folder: a model in transformers' format, or the folder of a GGUF file.
+            probes: the prompts.
+            most: tokens that an answer may have.
+            forced: answers after whose tokens probabilities are taken.
+            gguf: name of a GGUF file in the folder: its weights are read back by transformers, which then only scores.
+
+        Raises:
+            ParityFailed: it cannot be loaded there, or cannot render the prompts.
+        """
+        request = {
+            "folder": str(folder), "gguf": gguf, "most": most, "forced": list(forced), "trust": self._trust,
+            "probes": [[p.messages, p.text, p.ids] for p in probes],
+        }  # fmt: skip
+        told = self._ask(request)
+        if "error" in told:
+            raise ParityFailed(
+                f"a new process cannot use the released model: {told['error']}",
+                where=str(folder / gguf if gguf else folder),
+                fix="the message says what is missing; nothing was released",
+            )
+        return Testimony.from_json(told)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "luthier.release.parity.witness"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+            )  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return {"error": "it ended before it was asked"}
+        for line in self._process.stdout:
+            if line.startswith(TOLD):
+                found: dict[str, Any] = json.loads(line.removeprefix(TOLD))
+                return found
+        return {"error": f"it ended with {self._process.wait()}; is there enough memory?"}
+
+
+TOLD = "told: "
+"""Begins the line that is an answer; libraries may print others."""
+
+
+def of_folder(
+    folder: Path, probes: Sequence[Probe], most: int, forced: Sequence[list[int]], *, trust_remote_code: bool = False
+) -> Testimony:
+    """What a model's folder says, loaded by this process; see `Elsewhere` for one that knows nothing else."""
+    base = Base("released", folder, None, trust_remote_code)
+    model, tokenizer = load_model(base, "float32"), load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return hear(model, tokenizer, stop_ids(tokenizer, base.stop_ids), probes, most, forced)
 
 
 def _answer(request: dict[str, Any]) -> Testimony:
-    probes = [Probe(*one) for one in request["probes"]]
+    probes, folder = [Probe(*one) for one in request["probes"]], Path(request["folder"])
     if request["gguf"]:
-        return _read_back(Path(request["folder"]), request["gguf"], probes, request["forced"])
-    base = Base("released", Path(request["folder"]), None, request["trust"])
-    model, tokenizer = load_model(base, "float32"), load_tokenizer(base.folder, trust_remote_code=request["trust"])
-    return hear(model, tokenizer, stop_ids(tokenizer, base.stop_ids), probes, request["most"], request["forced"])
+        return _read_back(folder, request["gguf"], probes, request["forced"])
+    return of_folder(folder, probes, request["most"], request["forced"], trust_remote_code=request["trust"])
 
 
 def _read_back(folder: Path, gguf: str, probes: Sequence[Probe], forced: Sequence[list[int]]) -> Testimony:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=gguf, dtype=torch.float32).eval()
-    if causal_model(model) is None:
-        raise DataError("transformers reads no model from it", where=gguf)
     pairs = zip(probes, forced, strict=True)
     return Testimony(scores=[_scores(model, p.ids, ids[: POSITIONS - 1]) for p, ids in pairs])
 
 
+def _serve() -> None:
+    """Answer requests, one a line, until there are no more."""
+    for line in sys.stdin:
+        try:
+            told = _answer(json.loads(line)).to_json()
+        except Exception as error:  # whatever a file leads a library to, the one who asks wants to know
+            told = {"error": str(error).strip() or type(error).__name__}
+        print(TOLD + json.dumps(told), flush=True)
+
+
 if __name__ == "__main__":
     quiet()
-    print(json.dumps(_answer(json.load(sys.stdin)).to_json()), flush=True)
+    _serve()
