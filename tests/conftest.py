@@ -15,7 +15,7 @@ hypothesis.settings.register_profile("luthier", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("luthier")
 
 HEARD_HERE = {"pipeline", "cli", "serve"}
-"""Rooms whose many releases are heard in the tests' own process: a new one loads its libraries for seconds each time."""
+"""Rooms whose many releases are heard in the tests' own process: a new one takes seconds to load its libraries."""
 RESULTS = pytest.StashKey[dict[tuple[str, str], bool]]()
 
 
