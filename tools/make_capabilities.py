@@ -10,7 +10,7 @@ import sys
 from pages import ROOT, settle
 
 TUNINGS = ("full", "freeze", "lora", "qlora", "prefix", "prompt", "p-tuning", "adapter", "ia3")
-OBJECTIVES = ("sft", "text", "reward", "dpo", "kto", "orpo", "ppo", "grpo")
+OBJECTIVES = ("sft", "text", "reward", "dpo", "kto", "orpo", "ppo", "grpo", "rloo")
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 
 

@@ -17,6 +17,7 @@ from luthier.cli import (
     doctor,
     evaluate,
     gate,
+    handover,
     init,
     inspect,
     plan,
@@ -52,6 +53,7 @@ app.command()(compare.compare)
 app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(show.show)
+app.command()(handover.handover)
 app.command()(runs.runs)
 app.command()(doctor.doctor)
 app.command()(bench.bench)

@@ -14,6 +14,7 @@ PERPLEXITY = "perplexity"
 FORMAT_METRIC = "format_valid"
 LENGTH_METRIC = "length_ratio"
 PREFERENCE = "preference"
+BY_LENGTH, CALIBRATION = "preference_by_length", "preference_calibration"
 GAP = "generalisation_gap"
 OWN_METRICS = (STOP_METRIC, FORMAT_METRIC, LENGTH_METRIC)
 

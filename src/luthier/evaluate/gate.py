@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from luthier.errors import RecipeError
 from luthier.evaluate.answers import (
+    BY_LENGTH,
+    CALIBRATION,
     FORMAT_METRIC,
     GAP,
     LENGTH_METRIC,
@@ -81,7 +83,8 @@ def rules_of(gate: Gate, tasks: Sequence[Task], *, pairs: bool = False, scores: 
     if gate.rules is None:
         return [parse_rule(line) for line in _default_rules(tasks, PREFERENCE if pairs else LOSS_METRIC)]
     names = [task.name for task in tasks]
-    measured = {LEAKED, REGURGITATED, *names, *([PREFERENCE] if pairs else [])}
+    measured = {LEAKED, REGURGITATED, *names, *([PREFERENCE, BY_LENGTH] if pairs else [])}
+    measured |= {CALIBRATION} if scores else set()
     measured |= set() if scores else {LOSS_METRIC, PERPLEXITY, GAP}
     if any(task.role == "retention" for task in tasks):
         measured.add(POOLED)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.evaluate.answers import PREFERENCE
+from luthier.evaluate.answers import BY_LENGTH, CALIBRATION, PREFERENCE
 from luthier.evaluate.metrics import share
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import best_fit, lay_out
@@ -28,7 +28,6 @@ from luthier.text.tokenizer import Tokenizer
 from luthier.types import Answer, Message, Metric
 
 BUDGET = 4096
-BY_LENGTH, CALIBRATION = "preference_by_length", "preference_calibration"
 
 
 BINS = 10

@@ -1,0 +1,79 @@
+"""Every tuning learns from rewards for its own answers: the share of vowels rises."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from rollouts import POLICIES, job, run
+from tiny import seen
+
+from luthier import events
+from luthier.errors import RecipeError
+from luthier.recipe import Tuning, build_recipe
+
+RATES = {
+    "full": 3e-4, "freeze": 2e-3, "lora": 3e-3, "qlora": 3e-3, "prefix": 3e-2, "prompt": 1e-1, "p-tuning": 1e-2,
+    "adapter": 3e-3, "ia3": 3e-2,
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"blocks": 1}, "prefix": {"tokens": 4}, "prompt": {"tokens": 4}}
+PAIRS = [
+    pytest.param("full", "ppo", marks=pytest.mark.proves("full", "ppo")),
+    pytest.param("full", "grpo", marks=pytest.mark.proves("full", "grpo")),
+    pytest.param("full", "rloo", marks=pytest.mark.proves("full", "rloo")),
+    pytest.param("freeze", "ppo", marks=pytest.mark.proves("freeze", "ppo")),
+    pytest.param("freeze", "grpo", marks=pytest.mark.proves("freeze", "grpo")),
+    pytest.param("freeze", "rloo", marks=pytest.mark.proves("freeze", "rloo")),
+    pytest.param("lora", "ppo", marks=pytest.mark.proves("lora", "ppo")),
+    pytest.param("lora", "grpo", marks=pytest.mark.proves("lora", "grpo")),
+    pytest.param("lora", "rloo", marks=pytest.mark.proves("lora", "rloo")),
+    pytest.param("qlora", "ppo", marks=pytest.mark.proves("qlora", "ppo")),
+    pytest.param("qlora", "grpo", marks=pytest.mark.proves("qlora", "grpo")),
+    pytest.param("qlora", "rloo", marks=pytest.mark.proves("qlora", "rloo")),
+    pytest.param("prefix", "grpo", marks=pytest.mark.proves("prefix", "grpo")),
+    pytest.param("prefix", "rloo", marks=pytest.mark.proves("prefix", "rloo")),
+    pytest.param("prompt", "grpo", marks=pytest.mark.proves("prompt", "grpo")),
+    pytest.param("prompt", "rloo", marks=pytest.mark.proves("prompt", "rloo")),
+    pytest.param("p-tuning", "grpo", marks=pytest.mark.proves("p-tuning", "grpo")),
+    pytest.param("p-tuning", "rloo", marks=pytest.mark.proves("p-tuning", "rloo")),
+    pytest.param("adapter", "grpo", marks=pytest.mark.proves("adapter", "grpo")),
+    pytest.param("adapter", "rloo", marks=pytest.mark.proves("adapter", "rloo")),
+    pytest.param("ia3", "grpo", marks=pytest.mark.proves("ia3", "grpo")),
+    pytest.param("ia3", "rloo", marks=pytest.mark.proves("ia3", "rloo")),
+]
+
+
+@pytest.mark.parametrize(("tuning", "kind"), PAIRS)
+def test_the_reward_rises(tuning: str, kind: str, tmp_path: Path) -> None:
+    objective = {**POLICIES[kind], "prompts": 12, "answers": 4 if kind == "ppo" else 8, "held_out_prompts": 8}
+    training = {"epochs": 5, "learning_rate": RATES[tuning], "validate_every": 100, "schedule": "constant"}
+    task = job(tmp_path, objective, "lora", training, micro_batch_tokens=4096)
+    chosen = TypeAdapter(Tuning).validate_python({"kind": tuning, **SETTINGS.get(tuning, {})})
+    log = run(replace(task, tuning=chosen))
+    rewards = [rollout.metrics["reward"] for rollout in seen(log, events.RolledOut)]
+    assert len(rewards) == 5
+    assert max(rewards[-2:]) > rewards[0] + 0.1
+    assert seen(log, events.Step)[0].metrics["ratio"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"tuning": {"kind": "prefix"}, "objective": {"kind": "ppo"}}, "ppo learns a value with an adapter"),
+        ({"tuning": {"kind": "lora", "dropout": 0.1}}, "tuning.dropout has to be 0 with 'grpo'"),
+        ({"training": {"neftune": 5}}, "training.neftune has to be 0"),
+        ({"training": {"parallel": "fsdp"}}, "sampled by whole models; choose ddp"),
+        ({"training": {"batch_tokens": 512}}, "training.batch_tokens has no effect with 'grpo'"),
+        ({"objective": {"kind": "grpo", "answers": 1}}, "has to be 2 or more"),
+        ({"objective": {"kind": "ppo", "kl": 0, "kl_target": 3}}, "kl_target has no effect with objective.kl=0"),
+        ({"objective": {"kind": "ppo", "kl_horizon": 3}}, "kl_horizon has no effect without"),
+        ({"objective": {"kind": "grpo", "rewards": []}}, "at least 1 item"),
+    ],
+)
+def test_a_setting_without_an_effect_is_refused(sections: dict[str, Any], told: str) -> None:
+    body: dict[str, Any] = {"name": "t", "data": {"sources": [{"path": "x.jsonl"}]}}
+    rewards = {"rewards": [{"kind": "length", "goal": 4}]}
+    body |= {**sections, "objective": rewards | {"kind": "grpo"} | sections.get("objective", {})}
+    with pytest.raises(RecipeError, match=told):
+        build_recipe(body)
