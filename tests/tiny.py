@@ -272,3 +272,26 @@ PLAN: dict[str, Any] = {
 def save(path: Path, rows: TokenRows) -> None:
     """Rows as a file."""
     save_rows(path, [rows.row(i) for i in range(len(rows))], None if rows.ratings is None else rows.ratings.tolist())
+
+
+def moved(scores: bool = False, seed: int = 4) -> Any:
+    """A LoRA model that has left its beginning, so that the reference is another one."""
+    model = tune(load_model(base(), "float32", scores=scores), Lora(kind="lora", rank=4), 1)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.03)
+    return model.eval()
+
+
+def row_sums(model: Any, rows: TokenRows) -> Any:
+    """Log-probability of each row's trained tokens, from the model's own logits in float64."""
+    found = []
+    for i in range(len(rows)):
+        row = rows.row(i)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
+        logprobs = torch.log_softmax(logits, -1)
+        found.append(sum(logprobs[k - 1, row.ids[k]].item() for k in range(1, len(row.ids)) if row.trained[k]))
+    return np.array(found)

@@ -1,6 +1,5 @@
 """The loss of each objective is its paper's formula in float64, TRL's where TRL has it, and the same in any batch."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,43 +8,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import base, objective, rated_rows, rows_for, tokenizer, tuned
+from tiny import base, moved, objective, rated_rows, row_sums, rows_for, tuned
 
 from luthier.errors import DataError
 from luthier.models.attention import NAME, attention
 from luthier.models.load import load_model
-from luthier.models.tuning import causal_model, tune, untuned
+from luthier.models.tuning import causal_model, untuned
 from luthier.recipe import Lora
 from luthier.text import TokenRows
-from luthier.train.forward import Forward, MicroBatch, add_reference, spread
+from luthier.train.forward import Forward, MicroBatch, add_reference
 from luthier.train.loop import mean_loss
 from luthier.train.parallel import Parallel
 
 LORA = Lora(kind="lora", rank=4)
 PLACE = torch.device("cpu")
-
-
-def moved(scores: bool = False, seed: int = 4) -> Any:
-    """A LoRA model that has left its beginning, so that the reference is another one."""
-    model = tune(load_model(base(), "float32", scores=scores), LORA, 1)
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.03)
-    return model.eval()
-
-
-def sums(model: Any, rows: TokenRows) -> np.ndarray:
-    """Log-probability of each row's trained tokens, from the model's own logits in float64."""
-    found = []
-    for i in range(len(rows)):
-        row = rows.row(i)
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
-        logprobs = torch.log_softmax(logits, -1)
-        found.append(sum(logprobs[k - 1, row.ids[k]].item() for k in range(1, len(row.ids)) if row.trained[k]))
-    return np.array(found)
 
 
 def ours(goal: Any, model: Any, rows: TokenRows, folder: Path, *, packed: bool = True, micro: int = 100) -> Any:
@@ -96,9 +72,9 @@ def test_preference_losses_are_the_papers_formulas(name: str, tmp_path: Path) ->
     kind, given = GOALS[name]
     goal, rows, model = objective(kind, **given), rows_for(kind), moved()
     with untuned(model):
-        before = sums(causal_model(model), rows)
+        before = row_sums(causal_model(model), rows)
     counts = rows.trained_counts.astype(float)
-    wanted = expected(name, sums(model, rows), before, counts)
+    wanted = expected(name, row_sums(model, rows), before, counts)
     for packed, micro in ((True, 1000), (True, 60), (False, 60)):
         loss, metrics = ours(goal, model, rows, tmp_path, packed=packed, micro=micro)
         assert loss == pytest.approx(wanted, rel=1e-5)
@@ -110,8 +86,8 @@ def test_kto_is_the_papers_formula_with_one_z_for_the_whole_update(weights: dict
     goal, model = objective("kto", beta=0.3, **weights), moved()
     both = goal.rows(rated_rows(7))
     with untuned(model):
-        before = sums(causal_model(model), both)
-    ratio = sums(model, both) - before
+        before = row_sums(causal_model(model), both)
+    ratio = row_sums(model, both) - before
     z = max(0.0, ratio[1::2].mean())
     own, sign = ratio[0::2], np.sign(both.ratings[0::2])  # type: ignore[index]
     weight = np.where(sign > 0, weights.get("desirable", 1.0), weights.get("undesirable", 1.0))
@@ -160,115 +136,17 @@ def test_text_trains_every_token(tmp_path: Path) -> None:
     whole = goal.rows(rows)
     assert whole.trained_counts.tolist() == (rows.lengths - 1).tolist()
     loss, _ = ours(goal, model, whole, tmp_path)
-    assert loss == pytest.approx(-sums(model, whole).sum() / whole.trained_counts.sum(), rel=1e-5)
+    assert loss == pytest.approx(-row_sums(model, whole).sum() / whole.trained_counts.sum(), rel=1e-5)
 
 
 def test_the_reference_is_computed_once_and_is_the_model_before_training(tmp_path: Path) -> None:
     rows, model = rows_for("dpo"), moved()
     forward = Forward(True, 0, torch.float32, PLACE)
     found = add_reference(model, rows, forward, 60, Parallel(), tmp_path / "cache").reference
-    assert found == pytest.approx(sums(load_model(base(), "float32"), rows), rel=1e-5)
+    assert found == pytest.approx(row_sums(load_model(base(), "float32"), rows), rel=1e-5)
     again = add_reference(None, rows, forward, 60, Parallel(), tmp_path / "cache").reference  # needs no model
     assert again is not None
     assert again.tolist() == found.tolist()  # type: ignore[union-attr]
-
-
-@pytest.fixture
-def trl(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "CI"):
-        monkeypatch.setitem(os.environ, name, "1")
-    return pytest.importorskip("trl")
-
-
-def columns(rows: TokenRows) -> list[dict[str, list[int]]]:
-    """The pairs as TRL tokenises them."""
-    found = []
-    for k in range(0, len(rows), 2):
-        chosen, rejected = rows.row(k), rows.row(k + 1)
-        start = chosen.trained.index(True)
-        # TRL's completion goes on to the end of the row; what follows the end of turn is not trained here
-        last = [len(r.trained) - r.trained[::-1].index(True) for r in (chosen, rejected)]
-        found.append(
-            {
-                "prompt_ids": chosen.ids[:start],
-                "chosen_ids": chosen.ids[start : last[0]],
-                "rejected_ids": rejected.ids[start : last[1]],
-            }
-        )
-    return found
-
-
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def our_gradients(goal: Any, model: Any, rows: TokenRows, folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
-    forward = Forward(True, 0, torch.float32, PLACE)
-    if goal.reference:
-        rows = add_reference(model, rows, forward, 100, Parallel(), folder / "cache")
-    with attention(causal_model(model), NAME):
-        batch = forward.lay(rows, spread(range(len(rows) // 2), 2))
-        loss = goal.loss(model.train(), batch).total / goal.units(batch)
-        return loss.item(), gradients(model, loss)
-
-
-TRL_LOSSES = {"sigmoid": {}, "hinge": {"loss": "hinge"}, "ipo": {"loss": "ipo"}}
-TRL_LOSSES["robust"] = {"loss": "robust", "label_smoothing": 0.2}
-
-
-@pytest.mark.parametrize("name", sorted(TRL_LOSSES))
-def test_loss_and_every_gradient_of_dpo_are_those_of_trl(name: str, trl: Any, tmp_path: Path) -> None:
-    from datasets import Dataset
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
-
-    rows, smoothing = rows_for("dpo"), TRL_LOSSES[name].get("label_smoothing", 0.0)
-    loss, found = our_gradients(objective("dpo", **TRL_LOSSES[name]), moved(), rows, tmp_path)
-    asked = trl.DPOConfig(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-        loss_type=[name], label_smoothing=smoothing, beta=0.1, disable_tqdm=True, max_length=None,
-    )  # fmt: skip
-    some = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2)
-    trainer = trl.DPOTrainer(moved(), args=asked, train_dataset=some, processing_class=tokenizer())
-    before = sums(load_model(base(), "float32"), rows)  # TRL would take the moved adapter as its reference
-    trainer.precompute_ref_logps = True
-    pairs = columns(rows)
-    for k, pair in enumerate(pairs):
-        pair |= {"ref_chosen_logps": before[2 * k], "ref_rejected_logps": before[2 * k + 1]}  # type: ignore[dict-item]
-    batch = DataCollatorForPreference(pad_token_id=0)(pairs)
-    theirs = trainer.compute_loss(trainer.model.train(), batch)
-    assert loss == pytest.approx(theirs.item(), rel=1e-5)
-    same(found, gradients(trainer.model, theirs))
-
-
-def test_loss_and_every_gradient_of_a_reward_model_are_those_of_trl(trl: Any, tmp_path: Path) -> None:
-    from datasets import Dataset
-
-    rows = rows_for("reward")
-    loss, found = our_gradients(objective("reward", centring=0.01), moved(scores=True), rows, tmp_path)
-    asked = trl.RewardConfig(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-        center_rewards_coefficient=0.01, disable_tqdm=True,
-    )  # fmt: skip
-    some = Dataset.from_list([{"chosen": "ab", "rejected": "c"}] * 2)
-    trainer = trl.RewardTrainer(moved(scores=True), args=asked, train_dataset=some, processing_class=tokenizer())
-    order = [*range(0, len(rows), 2), *range(1, len(rows), 2)]
-    ids = [torch.tensor(rows.row(i).ids) for i in order]
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=0)
-    assert rows.ratings is not None
-    margin = torch.from_numpy(rows.ratings[0::2] - rows.ratings[1::2])
-    inputs = {"input_ids": padded, "attention_mask": (padded != 0).long(), "margin": margin}
-    trainer.model.config.pad_token_id = trainer.model.get_base_model().config.pad_token_id = 0
-    theirs = trainer.compute_loss(trainer.model.train(), inputs)
-    assert loss == pytest.approx(theirs.item(), rel=1e-5)
-    same(found, gradients(trainer.model, theirs))
-
-
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], atol=5e-6, rtol=1e-3, msg=name)
 
 
 def test_log_odds_hold_where_the_plain_formula_breaks() -> None:
