@@ -88,7 +88,8 @@ def one(number: int) -> dict[str, Any]:
     (folder / "out").mkdir()
 
     class Tokenizer:
-        pad_token_id = eos_token_id = 0
+        pad_token_id, eos_token_id = 0, 1
+        pad_token = "<pad>"
         added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012 - a stand-in for two lines
 
         def save_pretrained(self, _: Path) -> None:

@@ -191,7 +191,9 @@ def _make_model(work: Work, out: Path) -> None:
     def on_step(step: events.Step, total: int) -> None:
         work.watch.progress(step.step, total, f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s")
 
-    job = Job(work.recipe, _tuning(work), _plan(work), work.base, work.artifacts["dataset"].folder, out, work.run.home)
+    references = work.store.root / "references" / work.base_identity[:16]
+    dataset = work.artifacts["dataset"].folder
+    job = Job(work.recipe, _tuning(work), _plan(work), work.base, dataset, out, work.run.home, references)
     if job.plan["processes"] > 1:
         from luthier.train import launch
 

@@ -71,19 +71,6 @@ class TokenRows:
         """These rows, in this order."""
         return gather([self.row(i) for i in rows], None if self.ratings is None else self.ratings[list(rows)])
 
-    def __add__(self, other: "TokenRows") -> "TokenRows":
-        rated = self.ratings is not None or other.ratings is not None
-        return TokenRows(
-            np.concatenate([self.ids, other.ids]),
-            np.concatenate([self.trained, other.trained]),
-            np.concatenate([self.starts, other.starts[1:] + self.starts[-1]]),
-            np.concatenate([_ratings(self), _ratings(other)]) if rated else None,
-        )
-
-
-def _ratings(rows: TokenRows) -> npt.NDArray[np.float32]:
-    return np.zeros(len(rows), np.float32) if rows.ratings is None else rows.ratings
-
 
 def gather(rows: Sequence[TrainingRow], ratings: Sequence[float] | npt.NDArray[np.float32] | None = None) -> TokenRows:
     """Lay rows end to end."""

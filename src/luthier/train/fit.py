@@ -8,20 +8,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from luthier import events
-from luthier.artifact import write_text
+from luthier.artifact import digest, make_folder, write_text
 from luthier.errors import DataError, TrainingStopped
 from luthier.models.base import Base
 from luthier.models.fast_lora import make_fast
 from luthier.models.load import DTYPES, DtypeName, device, load_model
 from luthier.models.roles import without_critic
 from luthier.models.tuned import save_tuned
-from luthier.models.tuning import WHOLE, causal_model, quantisation, tune
+from luthier.models.tuning import MUTATING, WHOLE, causal_model, quantisation, tune
 from luthier.models.untrained import untrained_tokens
-from luthier.recipe import Policy, Recipe, Training, Tuning
+from luthier.recipe import Lora, Policy, Recipe, Training, Tuning
 from luthier.text import TokenRows, load_rows
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.batches import Update, schedule
@@ -34,6 +33,7 @@ from luthier.train.objectives import OBJECTIVES, Objective, PolicyObjective
 from luthier.train.parallel import Parallel
 from luthier.train.probe import measured, probe
 from luthier.train.rollout import Rollouts
+from luthier.train.rows import join, rows_digest, used_ids
 from luthier.train.source import Settled, Source
 from luthier.train.start import keep_report, keep_scale, rollouts
 
@@ -45,7 +45,8 @@ class Job:
     """What one process needs to know to train: the recipe, the tuning and the plan as decided, and where things are.
 
     `dataset` is a folder with `train.safetensors`, `validation.safetensors` and, with replay, `replay.safetensors`;
-    `out` the artifact's unfinished folder, in which the checkpoints of an interrupted attempt are resumed.
+    `out` the artifact's unfinished folder, in which the checkpoints of an interrupted attempt are resumed; `references`
+    a folder for what this base says of rows before training, which other runs with the same base and rows read too.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Job:
     out: Path
     home: Path = Path()
     """The recipe's folder: rewards are looked for there."""
+    references: Path | None = None
 
 
 def fit(
@@ -77,7 +79,7 @@ def fit(
     recipe, plan, dtype = job.recipe, job.plan, _loaded_as(job)
     objective = OBJECTIVES[recipe.objective.kind](recipe.objective)
     rows, validation, own = _rows(job, objective)
-    _check_pad(objective, rows, tokenizer)
+    _check_pad(objective, rows, tokenizer, log)
     model = _model(job, objective)
     if job.tuning.kind != "full":
         _warn_of_untrained(model, rows, tokenizer, job.base.new_tokens, log)
@@ -91,13 +93,10 @@ def fit(
     updates = _updates(recipe, plan, rows, own, objective.group)
     settings = _settings(job, len(updates), _every(recipe, len(updates)), tokenizer, packed=packed)
     if objective.reference:
-        forward = Forward(packed, settings.pad, settings.compute, device())
-        given = (forward, settings.micro_tokens, parallel)
-        rows = add_reference(model, rows, *given, job.out / "reference-train.safetensors")
-        validation = add_reference(model, validation, *given, job.out / "reference-validation.safetensors")
+        rows, validation = (_with_reference(job, model, part, settings, parallel) for part in (rows, validation))
         parallel.wait()
-    if recipe.training.probe and parallel.world == 1 and not (job.out / "checkpoints").exists():
-        settings, updates = _fitted(job, model, objective, rows, own, settings, updates, log)
+    if recipe.training.probe and parallel.kind != "fsdp" and not (job.out / "checkpoints").exists():
+        settings, updates = _fitted(job, model, objective, rows, own, settings, updates, log, parallel)
     source = Settled(rows, validation, updates)
     return _train(job, model, objective, source, settings, tokenizer, log, on_step, parallel)
 
@@ -136,6 +135,21 @@ def _train(
     return outcome
 
 
+def _with_reference(
+    job: Job, model: torch.nn.Module, rows: TokenRows, settings: LoopSettings, parallel: Parallel
+) -> TokenRows:
+    """The rows with what the model says of them before training, from an earlier run where one computed just that."""
+    changed = job.tuning.init if isinstance(job.tuning, Lora) and job.tuning.init in MUTATING else None
+    bits = quantisation(job.tuning)
+    what = [job.plan["dtype"], None if bits is None else bits.model_dump(mode="json"), changed, job.base.new_tokens]
+    key = digest([*what, rows_digest(rows), settings.packed, settings.micro_tokens])
+    folder = job.references or job.out
+    make_folder(folder)
+    forward = Forward(settings.packed, settings.pad, settings.compute, device())
+    cache = folder / f"reference-{key[:16]}.safetensors"
+    return add_reference(model, rows, forward, settings.micro_tokens, parallel, cache)
+
+
 def _fitted(
     job: Job,
     model: torch.nn.Module,
@@ -145,6 +159,7 @@ def _fitted(
     settings: LoopSettings,
     updates: list[Update],
     log: events.Log,
+    parallel: Parallel,
 ) -> tuple[LoopSettings, list[Update]]:
     """Settings and updates with passes small enough for this machine, as one tried update shows.
 
@@ -152,7 +167,7 @@ def _fitted(
     """
     plan = dict(job.plan)
     longest = max(together(rows.lengths.tolist(), objective.group))
-    while probe(model, objective, rows, updates, settings, plan, log) > plan["memory_available"]:
+    while probe(model, objective, rows, updates, settings, plan, log, parallel) > plan["memory_available"]:
         if settings.micro_tokens <= longest:
             break
         plan["micro_batch_tokens"] = max(longest, settings.micro_tokens // 2)
@@ -179,7 +194,7 @@ def _rows(job: Job, objective: Objective) -> tuple[TokenRows, TokenRows, int]:
     """Training rows with those of replay after them, validation rows, and how many of the first are the user's."""
     own, validation = (load_rows(job.dataset / f"{side}.safetensors") for side in ("train", "validation"))
     replay = job.dataset / "replay.safetensors"
-    rows = own + load_rows(replay) if replay.exists() else own
+    rows = join(own, load_rows(replay)) if replay.exists() else own
     return objective.rows(rows), objective.rows(validation), len(objective.rows(own))
 
 
@@ -209,7 +224,7 @@ def _warn_of_untrained(
 ) -> None:
     """Name control tokens in the rows that the base never learned: a base model with its chat sibling's template."""
     controls = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content not in new}
-    used = controls.intersection(np.unique(rows.ids).tolist())
+    used = controls.intersection(used_ids(rows))
     if found := untrained_tokens(causal_model(model), used):
         names = ", ".join(tokenizer.convert_ids_to_tokens(found))
         log.write(
@@ -220,18 +235,28 @@ def _warn_of_untrained(
         )
 
 
-def _check_pad(objective: Objective, rows: TokenRows, tokenizer: Tokenizer) -> None:
-    """A classifier of transformers reads the score at the last token that is not padding."""
-    if not objective.scores:
-        return
+def _check_pad(objective: Objective, rows: TokenRows, tokenizer: Tokenizer, log: events.Log) -> None:
+    """Say what a pad token that also ends answers means.
+
+    Here padding has no label and no weight, so ends are learned all the same. A classifier of transformers, though,
+    reads the score at the last token that is not padding.
+    """
     pad = tokenizer.pad_token_id
-    ends = set(rows.ids[rows.starts[1:] - 1].tolist())
-    if pad is None or pad in ends:
+    ends = set(rows.ids[rows.starts[1:] - 1].tolist()) | {tokenizer.eos_token_id}
+    if objective.scores and (pad is None or pad in ends):
         what = "there is no pad token" if pad is None else f"the pad token {tokenizer.pad_token!r} also ends rows"
         raise DataError(
             f"{what}, so whoever opens the reward model would read its score at another place",
             where="tokenizer",
             fix="give it a pad token of its own in tokenizer_config.json",
+        )
+    if pad is not None and pad in ends:
+        log.write(
+            events.Warned(
+                f"the pad token {tokenizer.pad_token!r} ends answers too. They are learned here all the same, since "
+                "padding never has a label; a tool that masks labels by the pad token's id would unlearn them: give "
+                "the tokenizer a pad token of its own before training the model on elsewhere"
+            )
         )
 
 

@@ -118,6 +118,7 @@ def _to_json(job: Job) -> dict[str, Any]:
         "dataset": str(job.dataset.resolve()),
         "out": str(job.out.resolve()),
         "home": str(job.home.resolve()),
+        "references": None if job.references is None else str(job.references.resolve()),
     }
 
 
@@ -137,6 +138,7 @@ def _from_json(content: dict[str, Any]) -> Job:
         Path(content["dataset"]),
         Path(content["out"]),
         Path(content["home"]),
+        Path(content["references"]) if content["references"] else None,
     )
 
 

@@ -212,7 +212,7 @@ class _Loop:
         batches = [(self.forward.lay(rows, numbers, self.settings.noise), weight) for numbers, weight in learned]
         counts = [sum(weight * self.objective.units(batch) for batch, weight in batches)]
         counts.append(sum(weight * batch.tokens for batch, weight in batches))
-        units, tokens = self.parallel.total(torch.tensor(counts, dtype=torch.float64)).tolist()
+        units, tokens = self.parallel.total(torch.tensor(counts, dtype=torch.float64, device=self.device)).tolist()
         total = torch.zeros((), device=self.device)
         watched: dict[str, torch.Tensor] = {}
         for number, (batch, weight) in enumerate(batches, 1):

@@ -54,6 +54,15 @@ class Parallel:
             dist.all_reduce(tensor)
         return tensor
 
+    def highest(self, number: int) -> int:
+        """The largest number of all processes."""
+        if self.world == 1:
+            return number
+        place = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        found = torch.tensor(number, dtype=torch.int64, device=place)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found.item())
+
     def wait(self) -> None:
         """Until all are here."""
         if self.world > 1:

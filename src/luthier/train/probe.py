@@ -19,6 +19,7 @@ from luthier.train.forward import Forward, MicroBatch
 from luthier.train.loop import LoopSettings
 from luthier.train.objectives import Objective
 from luthier.train.optimizer import trainable
+from luthier.train.parallel import Parallel
 
 
 def measured(place: torch.device) -> int:
@@ -51,13 +52,14 @@ def probe(
     settings: LoopSettings,
     plan: Mapping[str, Any],
     log: events.Log,
+    parallel: Parallel = Parallel(),  # noqa: B008 - frozen
 ) -> int:
     """Run forward and backward on the largest micro-batch and note the peak, with what AdamW will hold on top.
 
-    Nothing changes: gradients are dropped, the random state is put back.
+    Nothing changes: gradients are dropped, the random state is put back. Every process tries for itself.
 
     Returns:
-        The peak in bytes.
+        The peak in bytes, the highest of all processes.
     """
     largest = max((numbers for update in updates for numbers in update), key=lambda n: int(rows.lengths[n].sum()))
     place = next(model.parameters()).device
@@ -70,7 +72,7 @@ def probe(
     with attention(causal_model(model), NAME), forward.autocast:
         batch = forward.lay(rows, objective.learned(largest), settings.noise)
         MicroBatch(model, objective)(batch).total.backward()
-    peak = measured(place) + _moments(model, settings)
+    peak = parallel.highest(measured(place) + _moments(model, settings))
     model.zero_grad(set_to_none=True)
     torch.set_rng_state(state)
     log.write(events.MemoryMeasured(plan["memory"]["total"], peak, probe=True))

@@ -1,14 +1,16 @@
 """The stage as a whole: rows in a folder become a tuned model in a folder, and an interrupted one goes on."""
 
+import copy
 import json
 import os
 import signal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
-from tiny import PLAN, TUNED, base, chat_rows, save, seen, tokenizer
+from tiny import PLAN, TUNED, base, chat_rows, objective, pair_rows, rows_for, save, seen, tokenizer
 
 from luthier import events
 from luthier.errors import Interrupted, TrainingStopped
@@ -17,9 +19,10 @@ from luthier.models.tuned import load_tuned
 from luthier.recipe import build_recipe
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
-from luthier.train import check
+from luthier.train import check, forward
 from luthier.train.check import check_head
-from luthier.train.fit import Job, fit
+from luthier.train.fit import Job, _check_pad, fit
+from luthier.train.rows import join, rows_digest, used_ids
 
 
 @pytest.fixture
@@ -31,12 +34,19 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def go(dataset: Path, out: Path, kind: str = "lora", on_step: Any = lambda *_: None, **sections: Any) -> Any:
+def go(
+    dataset: Path,
+    out: Path,
+    kind: str = "lora",
+    on_step: Any = lambda *_: None,
+    references: Path | None = None,
+    **sections: Any,
+) -> Any:
     given = {"name": "t", "data": {"sources": [{"path": "x.jsonl"}]}, "seed": 5, "training": {"epochs": 3}}
     recipe = build_recipe(given | sections)
     out.mkdir(exist_ok=True)
     log = events.Log(out.with_suffix(".jsonl"))
-    return fit(Job(recipe, TUNED[kind], PLAN, base(), dataset, out), tokenizer(), log, on_step)
+    return fit(Job(recipe, TUNED[kind], PLAN, base(), dataset, out, references), tokenizer(), log, on_step)
 
 
 @pytest.mark.parametrize("kind", sorted(TUNED))
@@ -120,3 +130,55 @@ def test_numbers_that_are_none_fail_the_check_too() -> None:
 def test_the_check_looks_at_fewer_rows_when_there_are_fewer() -> None:
     lone = gather([TrainingRow([1, 7, 9], [False, True, True])])
     assert check_head(load_model(base(), "float32"), lone, packed=True, compute=torch.float32) < 1e-4
+
+
+def test_replay_rows_are_read_where_they_lie() -> None:
+    """Like rows laid end to end, without a copy of them."""
+    first, second = chat_rows(5), chat_rows(9).select(range(5, 9))
+    both, whole = join(first, second), chat_rows(9)
+    assert len(both) == 9
+    assert both.lengths.tolist() == whole.lengths.tolist()
+    assert both.trained_counts.tolist() == whole.trained_counts.tolist()
+    assert [both.row(i) for i in range(9)] == [whole.row(i) for i in range(9)]
+    assert used_ids(both) == set(whole.ids.tolist())
+    assert rows_digest(both) == rows_digest(whole) != rows_digest(first)
+    ends = both.starts[1:] - 1
+    assert both.ids[ends].tolist() == whole.ids[ends].tolist()
+    assert both.ids[:4].base is not None  # a view
+    assert both.ids[:].tolist() == whole.ids.tolist()
+
+
+def test_what_the_base_says_of_pairs_is_remembered_by_other_runs(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side, count in (("train", 6), ("validation", 3)):
+        save(dataset / f"{side}.safetensors", pair_rows(count))
+    memory = tmp_path / "references"
+    first = go(dataset, tmp_path / "one", objective={"kind": "dpo"}, references=memory)
+    assert len(list(memory.iterdir())) == 2
+    read = [path.stat().st_mtime_ns for path in sorted(memory.iterdir())]
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the base was asked again")
+
+    monkeypatch.setattr(forward, "untuned", never)
+    again = go(dataset, tmp_path / "two", objective={"kind": "dpo"}, references=memory)
+    assert again.best_loss == first.best_loss
+    other = go(dataset, tmp_path / "three", objective={"kind": "dpo", "loss": "ipo"}, references=memory)
+    assert other.best_loss != first.best_loss
+    assert [path.stat().st_mtime_ns for path in sorted(memory.iterdir())] == read
+    with pytest.raises(AssertionError, match="asked again"):  # other weights before training
+        go(dataset, tmp_path / "four", "qlora", objective={"kind": "dpo"}, references=memory)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "orpo", "kto", "text"])
+def test_a_pad_token_that_ends_answers_is_spoken_of(kind: str) -> None:
+    words = copy.deepcopy(tokenizer())
+    words.pad_token = words.eos_token
+    with TemporaryDirectory() as folder:
+        log = events.Log(Path(folder) / "log.jsonl")
+        _check_pad(objective(kind), rows_for(kind), words, log)
+        (warning,) = seen(log, events.Warned)
+        assert "the pad token '<|im_end|>' ends answers too" in warning.message
+        _check_pad(objective(kind), rows_for(kind), tokenizer(), log)
+        assert len(seen(log, events.Warned)) == 1
