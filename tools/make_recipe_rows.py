@@ -38,8 +38,13 @@ def tickets(seed: int, count: int) -> list[demo.Ticket]:
 
 
 def wrong(r: random.Random, answer: str) -> str:
-    """The answer with one field that the ticket does not say."""
-    fields = json.loads(answer)
+    """A worse answer: four in ten are wrong in a field, three leave one out, three say it in a sentence."""
+    fields, kind = json.loads(answer), r.random()
+    if kind < 0.3:
+        return "The {item} of {name} is not right: {issue}. The order is {order}.".format(**fields)
+    if kind < 0.6:
+        del fields[r.choice(list(fields))]
+        return json.dumps(fields)
     key = r.choice(("issue", "issue", "name", "item"))
     choices = {"issue": list(demo.ISSUES), "name": world.NAMES, "item": world.THINGS}[key]
     fields[key] = r.choice([value for value in choices if value != fields[key]])
@@ -47,7 +52,7 @@ def wrong(r: random.Random, answer: str) -> str:
 
 
 def pairs(seed: int = 21) -> bytes:
-    """Tickets with a right answer and one that is wrong in a field."""
+    """Tickets with a right answer and a worse one."""
     r = random.Random(seed)
     return lines({"prompt": t.text, "chosen": t.answer, "rejected": wrong(r, t.answer)} for t in tickets(seed, PAIRS))
 

@@ -18,6 +18,7 @@ from luthier.cli.console import (
     recipe_and_overrides,
     work,
 )
+from luthier.errors import RecipeError
 
 SHOWN = (
     "method",
@@ -49,20 +50,42 @@ def plan(
         str | None,
         typer.Option("--model", help="A config.json, a model's folder or a hub id; no recipe, no weights are needed."),
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="With --model: the tuning.")] = "lora",
+    method: Annotated[
+        str | None, typer.Option("--method", help="With --model: the tuning; lora when not given.")
+    ] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="With --model: the rank of lora and qlora.")] = None,
     targets: Annotated[
         str | None, typer.Option("--targets", help="With --model: layers that get adapters, such as q_proj,v_proj.")
     ] = None,
-    length: Annotated[int, typer.Option("--length", help="With --model: tokens in one forward pass.")] = 2048,
+    length: Annotated[
+        int | None, typer.Option("--length", help="With --model: tokens in one forward pass; 2,048 when not given.")
+    ] = None,
 ) -> None:
     """Decide method, rates and sizes from rows, model and hardware, with the reasons; nothing is trained."""
     if model is not None:
         from luthier.pipeline.model_plan import plan_model
 
-        found = plan_model(model, method, rank, targets.split(",") if targets else None, length)
+        if price is not None or dry_run:
+            raise RecipeError(
+                "without rows there is no time, and so no cost; and nothing is left behind anyway",
+                where="--price" if price is not None else "--dry-run",
+                fix="leave it out, or name a recipe in place of --model",
+            )
+        given = [setting for setting in (str(recipe) if recipe else "", *(overrides or ())) if setting]
+        names = targets.split(",") if targets else None
+        found = plan_model(model, method or "lora", rank, names, 2048 if length is None else length, given)
         put(document(None) | found) if as_json else _tell_model(found)
         return
+    if alone := [
+        name
+        for name, value in (("--method", method), ("--rank", rank), ("--targets", targets), ("--length", length))
+        if value is not None
+    ]:
+        raise RecipeError(
+            f"{alone[0]} goes with --model",
+            where=alone[0],
+            fix="for a recipe write tuning.kind=..., tuning.rank=..., tuning.target_modules=[...]",
+        )
     if dry_run:
         path, settings = recipe_and_overrides(recipe, overrides, runs)
         with TemporaryDirectory() as folder:
@@ -93,6 +116,9 @@ def _tell(found: dict[str, Any], cost: float | None) -> None:
     screen.print(f"{found['method']}: {_parameters(found)}, in {found['dtype']}")
     for reason in found["reasons"]:
         screen.print(f"  - {reason}")
+    screen.print(f"learning rate: {found['learning_rate']:g}")
+    for warning in found["warnings"]:
+        screen.print(f"warning: {warning}")
     screen.print(_memory(found))
     screen.print(f"compute: {found['flops_per_token'] / 1e6:,.1f} MFLOP per token")
     if found["seconds"] is not None:
@@ -112,3 +138,5 @@ def _tell_model(found: dict[str, Any]) -> None:
     screen.print(f"compute: {found['flops_per_token'] / 1e9:,.3f} GFLOP per token at a length of {found['length']:,}")
     screen.print(_memory(found))
     screen.print(f"this machine: {found['hardware']}; {found['fits']}")
+    for card, needs in found["cards"].items():
+        screen.print(f"{card}: {needs['memory'] / 1e9:,.1f} GB, {'it fits' if needs['fits'] else 'it does not fit'}")

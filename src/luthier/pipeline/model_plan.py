@@ -6,18 +6,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from luthier.errors import Missing, RecipeError
 from luthier.models.base import UKULELE, Base, ukulele_file
 from luthier.plan import find_hardware
+from luthier.plan.alternatives import MACHINES
 from luthier.plan.compute import flops_per_token
+from luthier.plan.decide import FULL
 from luthier.plan.memory import Setting, memory_parts
 from luthier.plan.rates import default_rate
-from luthier.recipe import Tuning
+from luthier.recipe import Recipe, build_recipe
+
+EFFECTIVE = ("tuning.", "objective.", "training.recompute=", "training.optimizer=", "model.dtype=")
+"""Settings of a recipe that matter where there are no rows."""
 
 
-def plan_model(name: str, method: str, rank: int | None, targets: Sequence[str] | None, length: int) -> dict[str, Any]:
+def plan_model(
+    name: str,
+    method: str,
+    rank: int | None,
+    targets: Sequence[str] | None,
+    length: int,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
     """Parameters, rate, compute and memory of one tuning of a model.
 
     Args:
@@ -26,22 +36,35 @@ def plan_model(name: str, method: str, rank: int | None, targets: Sequence[str] 
         rank: of `lora` and `qlora`.
         targets: layers that get adapters.
         length: tokens of one forward pass, as one row.
+        overrides: more settings, such as `tuning.bits=8`.
 
     Raises:
-        RecipeError: there is no such model, tuning or layer.
+        RecipeError: there is no such model, tuning or layer, or a setting would have no effect.
         Missing: the hub cannot be reached.
     """
     from luthier.models.counting import model_facts, trainable_parameters
     from luthier.models.load import quiet, training_dtype
 
     quiet()
-    tuning = _tuning(method, rank, targets)
+    recipe = _recipe(method, rank, targets, overrides)
+    tuning, goal = recipe.tuning, recipe.objective.kind
     with TemporaryDirectory() as aside:
         base = Base(name, _config_folder(name, Path(aside)), None, trust_remote_code=False)
-        facts, trainable = model_facts(base), trainable_parameters(base, tuning)
-    hardware, dtype = find_hardware(), training_dtype("auto")
+        facts, trainable = model_facts(base), trainable_parameters(base, tuning, scores=goal == "reward")
+    asked = recipe.model.dtype
+    hardware, dtype = find_hardware(), training_dtype(asked)
+
+    def needs(gpu: bool, dtype: str) -> dict[str, int]:
+        training = recipe.training
+        setting = Setting(
+            tuning, trainable, dtype, length, recompute=bool(training.recompute), optimizer=training.optimizer, gpu=gpu
+        )
+        return memory_parts(facts, setting)
+
+    memory = needs(bool(hardware.gpus), dtype)
     room = hardware.gpus[0].memory if hardware.gpus else hardware.memory
-    memory = memory_parts(facts, Setting(tuning, trainable, dtype, length, gpu=bool(hardware.gpus)))
+    there = needs(True, "bfloat16" if asked == "auto" else asked)["total"]
+    cards = {card: gpus[0].memory for card, gpus in MACHINES.items() if len(gpus) == 1}
     whole = 0 if tuning.kind in ("full", "freeze") else trainable
     return {
         "model": name,
@@ -49,32 +72,34 @@ def plan_model(name: str, method: str, rank: int | None, targets: Sequence[str] 
         "trainable_parameters": trainable,
         "total_parameters": facts.total + whole,
         "dtype": dtype,
-        "learning_rate": default_rate(tuning.kind, "sft", facts.hidden),
+        "learning_rate": default_rate(tuning.kind, goal, facts.hidden),
         "flops_per_token": flops_per_token(facts, tuning, trainable, length=length, labelled=1.0),
         "length": length,
         "memory": memory,
         "hardware": str(hardware),
-        "fits": "it fits" if memory["total"] < 0.95 * room else f"it does not fit: {room / 1e9:.0f} GB are there",
+        "fits": "it fits" if memory["total"] < FULL * room else f"it does not fit: {room / 1e9:.0f} GB are there",
+        "cards": {card: {"memory": there, "fits": there < FULL * size} for card, size in cards.items()},
     }
 
 
-def _tuning(method: str, rank: int | None, targets: Sequence[str] | None) -> Tuning:
+def _recipe(method: str, rank: int | None, targets: Sequence[str] | None, overrides: Sequence[str]) -> Recipe:
+    """A recipe of which only the tuning, and what goes with it, matters."""
+    if idle := [given for given in overrides if not given.startswith(EFFECTIVE)]:
+        raise RecipeError(
+            f"'{idle[0]}' would have no effect without rows",
+            where="--model",
+            fix="leave it out; what matters: " + ", ".join(name.rstrip("=.") for name in EFFECTIVE),
+        )
     asked: dict[str, Any] = {"kind": method}
     if rank is not None:
         asked["rank"] = rank
     if targets is not None:
         asked["target_modules"] = list(targets)
-    try:
-        tuning: Tuning = TypeAdapter(Tuning).validate_python(asked)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"] if part != method)
-        raise RecipeError(
-            f"{place or 'method'}: {problem['msg']}", where="--method", fix="luthier plan --help"
-        ) from error
-    if tuning.kind == "auto":
+    tree = {"name": "plan", "data": {"sources": [{"path": "rows.jsonl"}]}, "tuning": asked}
+    recipe = build_recipe(tree, overrides, where="--model")
+    if recipe.tuning.kind == "auto":
         raise RecipeError("without rows the plan cannot choose", where="--method", fix="name a tuning, such as lora")
-    return tuning
+    return recipe
 
 
 def _config_folder(name: str, aside: Path) -> Path:

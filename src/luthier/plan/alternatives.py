@@ -1,5 +1,6 @@
 """What would change the plan: other numbers of rows and other machines, each decided anew."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ MACHINES: dict[str, tuple[Gpu, ...]] = {
     "an 80 GB card": (Gpu("NVIDIA H100", 80 * 10**9),),
     "eight 80 GB cards": (Gpu("NVIDIA H100", 80 * 10**9),) * 8,
 }
+NOTICEABLE = 600
+"""Seconds from which it is worth saying how much another machine would save."""
 
 
 def with_changes(
@@ -25,7 +28,7 @@ def with_changes(
     count: Count,
     dtype_on: Callable[[bool], str],
 ) -> Plan:
-    """The plan with a sentence for each change that would lead to another one.
+    """The plan with a sentence for each change that would lead to another one, and one for those that would not.
 
     Args:
         plan: as decided.
@@ -45,7 +48,7 @@ def with_changes(
         if [gpu.memory for gpu in gpus] != [gpu.memory for gpu in plan.hardware.gpus]:
             found.append((f"with {name}", dataset, replace(plan.hardware, gpus=gpus), dtype_on(True)))
     asked = recipe.model_copy(update={"training": recipe.training.model_copy(update={"devices": None})})
-    sentences = []
+    sentences, same = [], []
     for name, rows_then, machine, dtype in found:
         given = recipe if machine == plan.hardware else asked
         try:
@@ -55,6 +58,10 @@ def with_changes(
             continue
         if said := _difference(plan, other):
             sentences.append(f"{name}: {said}")
+        else:
+            same.append(name)
+    if same:
+        sentences.append(f"the same {', '.join(same)}")
     return replace(plan, changes=sentences)
 
 
@@ -71,12 +78,13 @@ def _difference(plan: Plan, other: Plan) -> str:
         said.append(f"{other.method} instead of {plan.method}")
     elif (rank := getattr(other.tuning, "rank", None)) != getattr(plan.tuning, "rank", None):
         said.append(f"rank {rank}")
-    if other.parallel != plan.parallel and other.processes > 1:
+    slow = max(other.seconds or 0, plan.seconds or math.inf) > NOTICEABLE
+    if other.parallel != plan.parallel and other.processes > 1 and (said or slow):
         said.append(f"{other.processes} processes with {other.parallel}")
     if other.recompute != plan.recompute:
         said.append("activations recomputed" if other.recompute else "no activations recomputed")
     same_work = other.hardware == plan.hardware
-    if not same_work and other.seconds and plan.seconds and not 0.5 < other.seconds / plan.seconds < 2:
+    if slow and not same_work and other.seconds and plan.seconds and not 0.5 < other.seconds / plan.seconds < 2:
         said.append(f"about {_time(other.seconds)} of training")
     return ", ".join(said)
 

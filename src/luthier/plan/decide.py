@@ -103,10 +103,9 @@ class _Decision:
             return 1.0
         return float(self.train["trained_tokens"] / max(1, self.train["tokens"]))
 
-    @property
-    def room(self) -> int:
-        """Memory of one device, in bytes."""
-        return self.hardware.gpus[0].memory if self.hardware.gpus else self.hardware.memory
+    def room(self, world: int) -> int:
+        """Memory of one device, in bytes; processes without a GPU share the machine's."""
+        return self.hardware.gpus[0].memory if self.hardware.gpus else self.hardware.memory // world
 
     def setting(self, tuning: Tuning, micro: int, recompute: bool, world: int, parallel: str) -> Setting:
         """A setting of the memory model."""
@@ -146,7 +145,7 @@ def decide(
     longest = max(dataset["train"]["longest"], dataset["validation"]["longest"])
     micro = _micro(d, batch, longest, world)
     tuning, setting, memory = _fit(d, tuning, micro, longest, world)
-    _fits(d, memory["total"], tuning)
+    _fits(d, memory["total"], tuning, world)
     trainable = count(tuning)
     rate = recipe.training.learning_rate or _rate(d, tuning)
     length = d.train["tokens"] / max(1, d.train["rows"])
@@ -169,7 +168,7 @@ def decide(
         processes=world,
         parallel=setting.parallel,
         memory=memory,
-        memory_available=d.room,
+        memory_available=d.room(world),
         flops_per_token=flops,
         seconds=_seconds(d, flops, tokens, length, world),
         hardware=hardware,
@@ -231,7 +230,7 @@ def _tuning(d: _Decision, world: int) -> Tuning:
     if rows > MANY_ROWS:
         full = Full(kind="full")
         kinds = ("one",) if world == 1 else ("ddp", "fsdp")
-        if any(_total(d, full, 4096, False, world, kind) < FULL * d.room for kind in kinds):
+        if any(_total(d, full, 4096, False, world, kind) < FULL * d.room(world) for kind in kinds):
             reasons.append(f"{rows:,} rows are enough to train all weights, and they fit")
             return full
     reasons.append(f"{rows:,} rows: adapters reach what full training would, at a fraction of the memory")
@@ -281,9 +280,9 @@ def _fit(d: _Decision, tuning: Tuning, micro: int, longest: int, world: int) -> 
     for number, (kind, recompute, tokens) in enumerate(tried):
         setting = d.setting(tuning, tokens, recompute, world, str(kind))
         memory = memory_parts(d.facts, setting)
-        if memory["total"] <= FULL * d.room or number == len(tried) - 1:
+        if memory["total"] <= FULL * d.room(world) or number == len(tried) - 1:
             break
-    over = memory["total"] > FULL * d.room
+    over = memory["total"] > FULL * d.room(world)
     if over and isinstance(d.recipe.tuning, Auto) and not isinstance(tuning, Qlora) and not d.facts.odd:
         d.reasons.append("the base does not fit as it is: it is held in 4 bits")
         return _fit(d, Qlora(kind="qlora", rank=getattr(tuning, "rank", 16)), micro, longest, world)
@@ -344,14 +343,16 @@ def _length_reason(recipe: Recipe) -> str:
     return f"at most {training.epochs:g} passes over the rows: {stop}; {rise}"
 
 
-def _fits(d: _Decision, needed: int, tuning: Tuning) -> None:
-    if needed > FULL * d.room:
+def _fits(d: _Decision, needed: int, tuning: Tuning, world: int) -> None:
+    room = d.room(world)
+    if needed > FULL * room:
+        there = "this machine has" if d.hardware.gpus or world == 1 else "each process has"
         raise RecipeError(
-            f"{tuning.kind} needs about {needed / 1e9:.1f} GB and this machine has {d.room / 1e9:.1f} GB",
+            f"{tuning.kind} needs about {needed / 1e9:.1f} GB and {there} {room / 1e9:.1f} GB",
             where="plan",
             fix="tuning.kind=qlora, or a smaller training.micro_batch_tokens or model",
         )
-    d.reasons.append(f"about {needed / 1e9:.2f} GB of {d.room / 1e9:.0f} GB are needed")
+    d.reasons.append(f"about {needed / 1e9:.2f} GB of {room / 1e9:.0f} GB are needed")
 
 
 def _seconds(d: _Decision, flops: int, tokens: int, length: float, world: int) -> float | None:

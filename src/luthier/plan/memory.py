@@ -6,29 +6,44 @@
 | weights | parameters x 4 or 2; linear ones x 0.516 (4 bits) or 1 (8 bits) | Dettmers et al. 2023 |
 | gradients | trainable x 4 | float32 |
 | optimizer | trainable x 8, or 2 | two moments of AdamW in float32, or in 8 bits |
-| activations | tokens x layers x values of a block | what the backward pass needs, below |
-| logits | tokens with a label x vocabulary x 4, by chunks of 2^24 | the loss head |
+| activations | tokens x layers x `kept` values | what the backward pass needs |
+| logits | tokens with a label x vocabulary x 4, by chunks of 2^24, three times | the loss head |
 | saving | trainable x 8 less what else is free then | a checkpoint is copied once as it is written |
-| fragmentation | 3 % on a CPU, 8 % on a GPU | what the allocator holds and nobody uses |
+| loading | with FSDP: the whole model, less what else is held | it is loaded whole and then shared out |
+| fragmentation | `WASTE` of activations and logits on a CPU, 8 % of all on a GPU | what is held and not used |
 
-Values that a block keeps for each token, h hidden, q queries, k keys, i inner, as transformers computes it and the
-packed attention keeps it: norms 4h, their outputs 2h where a layer learns from them, attention 3q + 2k, the rest 4i.
+Values that a block keeps for each token, h hidden, q queries, k keys, i inner, r rank, as transformers computes it; of
+each line what is trained decides:
+
+| kept | values | by |
+| --- | --- | --- |
+| always | 2h + 2q + 2k + 3i | both norms; attention's queries, keys, values, output; gate, its activation, and up |
+| inputs of linear layers | 2h + q + i | every linear layer that learns, or has a LoRA beside it |
+| normed values | 2h | norms that learn |
+| LoRA | r a layer; with dropout its noise and its input for each layer apart | |
+| IA3 | 2k + i | what the factors multiply |
+| adapter | 2h + 4 width | the bottlenecks' inputs and insides |
+
 With recomputation a block keeps its input, h, and one block at a time all the rest.
 """
 
 from dataclasses import dataclass
 
 from luthier.models.facts import ModelFacts
-from luthier.recipe import Freeze, Lora, Qlora, Tuning
+from luthier.recipe import Adapter, Freeze, Lora, Qlora, Tuning
 
 CHUNK_LOGITS = 1 << 24
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTISED = {4: 0.516, 8: 1.0}
-RUNTIME = {"cpu": 0.62e9, "gpu": 0.8e9}
-FRAGMENTATION = {"cpu": 0.03, "gpu": 0.08}
-LIVE_LOGITS = {"cpu": 4, "gpu": 5}
-"""Copies of a chunk's logits that are alive at once: they, their log-softmax, and the gradients of both."""
-PROMPTS = ("prefix", "prompt", "p-tuning")
+RUNTIME = {"cpu": 0.52e9, "gpu": 0.8e9}
+WASTE = {"lora": 0.65, "other": 0.3}
+"""On a CPU, the share of activations and logits that glibc's heap holds on top. Freed tensors leave holes that a new
+one of the same size does not fit, since it has to begin at a multiple of 64; more so where many short-lived tensors
+come between, as in PEFT's LoRA."""
+GPU_WASTE = 0.08
+LIVE_LOGITS = 3
+"""Copies of a chunk's logits that are alive at once."""
+WHOLE = ("full", "freeze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,64 +66,92 @@ class Setting:
 
 def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
     """The parts and their `total`, in bytes, on one of the devices."""
-    place = "gpu" if setting.gpu else "cpu"
     shares = setting.world if setting.parallel == "fsdp" else 1
-    weights = _weights(facts, setting)
-    gradients = setting.trainable * 4 / shares
-    optimizer = setting.trainable * (2 if setting.optimizer == "adamw_8bit" else 8) / shares
     labels = setting.tokens * setting.labelled
     chunk = min(CHUNK_LOGITS, labels * facts.vocabulary)
     parts = {
-        "runtime": RUNTIME[place],
-        "weights": weights,
-        "gradients": gradients,
-        "optimizer": optimizer,
+        "runtime": RUNTIME["gpu" if setting.gpu else "cpu"],
+        "weights": _weights(facts, setting),
+        "gradients": setting.trainable * 4 / shares,
+        "optimizer": setting.trainable * (2 if setting.optimizer == "adamw_8bit" else 8) / shares,
         "activations": _activations(facts, setting),
-        "logits": LIVE_LOGITS[place] * 4 * chunk,
+        "logits": LIVE_LOGITS * 4 * chunk,
     }
     passing = parts["gradients"] + parts["activations"] + parts["logits"]
-    saving = optimizer + facts.largest * 4 if not setting.gpu else 0  # on a GPU the copy is in the host's memory
+    # on a GPU the copy is in the host's memory
+    saving = parts["optimizer"] + facts.largest * 4 if not setting.gpu else 0
     parts["saving"] = max(0.0, saving - passing)
-    parts["fragmentation"] = FRAGMENTATION[place] * sum(parts.values())
+    parts["loading"] = max(0.0, _whole(facts, setting) - passing) if shares > 1 else 0.0
+    if setting.gpu:
+        parts["fragmentation"] = GPU_WASTE * sum(parts.values())
+    else:
+        waste = WASTE["lora" if isinstance(setting.tuning, Lora) else "other"]
+        parts["fragmentation"] = waste * (parts["activations"] + parts["logits"])
     whole = {name: int(value) for name, value in parts.items()}
     return whole | {"total": sum(whole.values())}
 
 
-def _weights(facts: ModelFacts, setting: Setting) -> float:
+def _whole(facts: ModelFacts, setting: Setting) -> float:
+    """The weights as they are loaded, with what is trained beside them."""
     size, kind = BYTES[setting.dtype], setting.tuning.kind
     if isinstance(setting.tuning, Qlora):
         held = (facts.total - facts.linear) * size + facts.linear * QUANTISED[setting.tuning.bits]
     else:
-        held = facts.total * (4 if kind in ("full", "freeze") else size)
-    adapters = 0 if kind in ("full", "freeze") else setting.trainable * 4
+        held = facts.total * (4 if kind in WHOLE else size)
+    return held + (0 if kind in WHOLE else setting.trainable * 4)
+
+
+def _weights(facts: ModelFacts, setting: Setting) -> float:
     if setting.parallel != "fsdp":
-        return held + adapters
+        return _whole(facts, setting)
     # every device holds its share, and two blocks whole: the one that is used and the one that comes next
+    size = BYTES[setting.dtype]
     gathered = 2 * facts.linear / facts.layers * size + (facts.total - facts.linear) * size
-    return (held + adapters) / setting.world + gathered
+    return _whole(facts, setting) / setting.world + gathered
 
 
 def _activations(facts: ModelFacts, setting: Setting) -> float:
-    """Bytes that the forward pass keeps for the backward pass, and the largest that live beside them for a moment."""
-    h, q = facts.hidden, facts.queries or facts.hidden
-    k, i = facts.keys or facts.hidden, facts.inner or 4 * facts.hidden
-    size = BYTES[setting.dtype]
-    kind = setting.tuning.kind
-    if kind in ("full", "lora", "qlora"):
-        inputs = 2 * h + q + 2 * i  # what a linear layer learns from, its own input
-        kept = 4 * h + 2 * q + 2 * k + 2 * i + inputs
-    else:
-        kept = 4 * h + 2 * q + 2 * k + 3 * i + q
-    if kind in PROMPTS:
-        kept += k
-    if kind == "adapter":
-        kept += 2 * h
-    if isinstance(setting.tuning, Lora):
-        kept += (4 * h + q + 2 * i + 2 * k) * (setting.tuning.dropout > 0)
+    """Bytes that the forward pass keeps for the backward pass."""
+    kept = _kept(facts, setting.tuning)
     layers: float = facts.layers
     if isinstance(setting.tuning, Freeze):
         layers = min(layers, setting.tuning.blocks)
-    passing = 3 * i + 2 * h  # gradients inside of the block that the backward pass is in
     if setting.recompute:
-        return setting.tokens * size * (facts.layers * h + kept + passing)
-    return setting.tokens * size * (layers * kept + passing)
+        inner = facts.inner or 4 * facts.hidden
+        kept, layers = facts.layers * facts.hidden + kept + 3 * inner + 2 * facts.hidden, 1
+    return setting.tokens * BYTES[setting.dtype] * layers * kept
+
+
+def _kept(facts: ModelFacts, tuning: Tuning) -> float:
+    """Values that one block keeps for a token."""
+    h, q = facts.hidden, facts.queries or facts.hidden
+    k, i = facts.keys or facts.hidden, facts.inner or 4 * facts.hidden
+    kept: float = 2 * h + 2 * q + 2 * k + 3 * i
+    if tuning.kind in WHOLE:
+        kept += 2 * h + q + i + 2 * h
+    if isinstance(tuning, Lora):
+        kept += _lora(tuning, {"qkv": h, "o": q, "up": h, "down": i})
+    if tuning.kind == "ia3":
+        kept += 2 * k + i
+    if tuning.kind == "prefix":
+        kept += 2 * k
+    if isinstance(tuning, Adapter):
+        places = 2 if tuning.places == "both" else 1
+        kept += places * (h + 2 * tuning.width)
+    return kept
+
+
+LAYERS = {
+    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o", "gate_proj": "up", "up_proj": "up",
+    "down_proj": "down",
+}  # fmt: skip
+"""Layer -> the input that it shares with others. Families with other names have them all."""
+
+
+def _lora(tuning: Lora, inputs: dict[str, int]) -> float:
+    """Values of LoRA: the input of each adapted layer, once for layers that share it, and what goes between A and B."""
+    named = tuning.target_modules
+    names = list(LAYERS) if named == "all-linear" or set(named) - set(LAYERS) else named
+    if tuning.dropout:  # noise, and what it leaves, of every layer
+        return sum(2 * inputs[LAYERS[name]] + tuning.rank for name in names)
+    return sum(inputs[place] for place in {LAYERS[name] for name in names}) + tuning.rank * len(names)

@@ -141,7 +141,13 @@ def _with_reference(
     """The rows with what the model says of them before training, from an earlier run where one computed just that."""
     changed = job.tuning.init if isinstance(job.tuning, Lora) and job.tuning.init in MUTATING else None
     bits = quantisation(job.tuning)
-    what = [job.plan["dtype"], None if bits is None else bits.model_dump(mode="json"), changed, job.base.new_tokens]
+    what = [
+        job.plan["dtype"],
+        _loaded_as(job),
+        None if bits is None else bits.model_dump(mode="json"),
+        changed,
+        job.base.new_tokens,
+    ]
     key = digest([*what, rows_digest(rows), settings.packed, settings.micro_tokens])
     folder = job.references or job.out
     make_folder(folder)

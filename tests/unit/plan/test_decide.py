@@ -190,3 +190,36 @@ def test_preferences_take_longer_and_want_a_lower_rate() -> None:
     assert dpo.seconds is not None
     assert sft.seconds is not None
     assert dpo.seconds > sft.seconds
+
+
+def test_processes_without_a_gpu_share_the_memory_of_the_machine() -> None:
+    one, two = (plan(400, SMALL, CPU, training={"devices": n}) for n in (1, 2))
+    assert (one.memory_available, two.memory_available) == (16 * 10**9, 8 * 10**9)
+    small = replace(CPU, memory=4 * 10**9)
+    facts = replace(SMALL, total=800_000_000)
+    assert plan(400, facts, small, tuning={"kind": "lora"}).method == "lora"
+    with pytest.raises(RecipeError, match=r"lora needs about \d\.\d GB and each process has 2\.0 GB"):
+        plan(400, facts, small, tuning={"kind": "lora"}, training={"devices": 2})
+
+
+def test_sharing_out_begins_with_the_whole_model() -> None:
+    """Every process loads it before it is cut, so a model that fits in shares only is not promised to fit."""
+    full = plan(200_000, LARGE, EIGHT, training={"micro_batch_tokens": 512})
+    assert full.parallel == "fsdp"
+    held = full.memory["loading"] + full.memory["gradients"] + full.memory["activations"] + full.memory["logits"]
+    assert held >= 4 * LARGE.total
+    huge = replace(LARGE, total=40 * 10**9, linear=38 * 10**9)
+    with pytest.raises(RecipeError, match="full needs about"):
+        plan(200_000, huge, EIGHT, tuning={"kind": "full"})
+
+
+def test_what_would_not_change_it_is_said_too() -> None:
+    recipe = build_recipe({"name": "x", "data": {"sources": [{"path": "x.jsonl"}]}, "tuning": {"kind": "full"}})
+    given = (recipe, dataset(50), TINY)
+
+    def count(_: Tuning) -> int:
+        return TINY.total
+
+    found = decide(*given, CPU, "float32", count)
+    changes = with_changes(found, *given, count, lambda gpu: "bfloat16" if gpu else "float32").changes
+    assert changes == ["the same with a 24 GB card, with an 80 GB card, with eight 80 GB cards"]

@@ -42,7 +42,7 @@ def test_llama_2_7b_has_exactly_these_parameters(config: str) -> None:
 
 def test_bad_settings_get_a_sentence(config: str) -> None:
     for method, rank, targets, sentence in (
-        ("lora", 0, None, "rank: Input should be greater than or equal to 1"),
+        ("lora", 0, None, "tuning.rank: input should be greater than or equal to 1, not 0"),
         ("lora", 4, ["q_pro"], "the model has no layer named q_pro; it has: down_proj, gate_proj"),
         ("lara", None, None, "lara"),
         ("auto", None, None, "name a tuning"),
@@ -68,3 +68,17 @@ def test_speeds_are_known_by_the_cards_name() -> None:
     assert speed("NVIDIA GeForce RTX 4090", 4) == pytest.approx(0.35 * 165e12)
     assert speed("A card nobody knows", 4) is None
     assert speed(None, 4) == 160e9
+
+
+def test_more_settings_of_a_tuning_are_heard(config: str) -> None:
+    plain = plan_model(config, "qlora", 16, None, 512)
+    eight = plan_model(config, "qlora", 16, None, 512, ["tuning.bits=8"])
+    assert eight["memory"]["weights"] > plain["memory"]["weights"] + 3e9 - 1e8
+    dora = plan_model(config, "lora", 16, ["q_proj"], 512, ["tuning.dora=true"])
+    assert dora["trainable_parameters"] == 32 * (2 * 4096 * 16 + 4096)
+    again = plan_model(config, "lora", 16, None, 4096, ["training.recompute=true"])
+    assert again["memory"]["activations"] < plan_model(config, "lora", 16, None, 4096)["memory"]["activations"] / 4
+    assert plain["cards"]["a 24 GB card"]["fits"]
+    assert not plan_model(config, "full", None, None, 512)["cards"]["an 80 GB card"]["fits"]
+    with pytest.raises(RecipeError, match=r"'training.epochs=3' would have no effect without rows"):
+        plan_model(config, "lora", 16, None, 512, ["training.epochs=3"])

@@ -17,6 +17,7 @@ from luthier.text import TokenRows
 from luthier.train.forward import Forward, MicroBatch
 from luthier.train.loop import mean_loss, train
 from luthier.train.objectives.sft import Sft
+from luthier.train.rows import join
 from luthier.train.source import Settled
 
 ROWS = random_rows([12, 30, 7, 21, 5, 40, 9, 16])
@@ -134,7 +135,7 @@ def trl_trainer(trl: Any, model: Any, rows: TokenRows, folder: Path) -> Any:
 @pytest.mark.parametrize("packed", [True, False])
 def test_loss_and_every_gradient_are_those_of_trl(kind: str, packed: bool, trl: Any, tmp_path: Path) -> None:
     """On the same rows, in float32; TRL's trainer computes its loss by `compute_loss` as in its own training step."""
-    rows = chat_rows(7) + random_rows([40, 11])
+    rows = join(chat_rows(7), random_rows([40, 11]))
     model = moved(kind)
     with attention(causal_model(model), NAME):
         loss = mean(model, rows, list(range(9)), packed=packed)
