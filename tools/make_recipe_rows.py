@@ -152,6 +152,8 @@ def judged(seed: int, count: int) -> bytes:
 FILES = {
     "qlora/tickets.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(41, TICKETS)),
     "preferences/pairs.jsonl": pairs,
+    "few-rows/sixty.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(51, 60)),
+    "few-rows/three-hundred.jsonl": lambda: lines(demo.as_messages(t) for t in tickets(52, 300)),
     "text/documents.jsonl": documents,
     "rewards/demonstrations.jsonl": lambda: three_ways(51, 600),
     "rewards/entries.jsonl": lambda: exact(52, 1000),

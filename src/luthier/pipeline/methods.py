@@ -1,7 +1,8 @@
 """Every tuning on the same task and budget: what each trains, costs, learns and forgets.
 
-Each runs as `luthier run` in a process of its own, so that its peak of memory is its own, on the embedded recipe with
-everything but the tuning as it is; rates are the plan's. A gate that says no does not matter here.
+Each runs as `luthier run` in a process of its own, so that its peak of memory is its own, on the rows of the embedded
+recipe: three epochs without replay, since it is forgetting that is to be seen, at the plan's rates. A gate that says no
+does not matter here. Each run is kept, so a bench that was stopped goes on where it was.
 """
 
 import json
@@ -33,7 +34,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """Name -> what it changes in the recipe."""
 TASK, RETENTION = "exact_match", "ukulele-skills"
-QUIET = ("training.learning_rate=null",)
+BUDGET = ("training.learning_rate=null", "training.epochs=3", "data.replay=null")
+"""What all of them have in common, and differs from the embedded recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def measure(
     found = []
     for method in methods:
         tell(method)
-        settings = [*METHODS[method], *QUIET, *overrides]
+        settings = [*METHODS[method], *BUDGET, *overrides]
         command = [sys.executable, "-m", "luthier", "gate", str(default_recipe()), *settings]
         done = subprocess.run(  # noqa: S603 - this program itself
             [*command, "--json", "--runs", str(folder)], capture_output=True, text=True, check=False

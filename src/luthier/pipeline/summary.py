@@ -176,7 +176,7 @@ class _Lines:
         report = self.story.run.folder / "report.html"
         if report.exists():
             yield self.whole(self.row("report", self.text(report)))
-        if self.story.released:
+        if self.story.released and self.story.run.recipe.objective.kind != "reward":  # which gives scores only
             yield self.whole(self.text(f"luthier chat {self.story.run.name}", "bold"))
 
     def whole(self, line: Text) -> Text:

@@ -7,7 +7,7 @@
 | gradients | trainable x 4 | float32 |
 | optimizer | trainable x 8, or 2 | two moments of AdamW in float32, or in 8 bits |
 | activations | tokens x layers x `kept` values | what the backward pass needs |
-| logits | tokens with a label x vocabulary x 4, by chunks of 2^24, three times | the loss head |
+| logits | tokens with a label x vocabulary x 4, by chunks of 2^24, three times, two beside a frozen head | the head |
 | saving | trainable x 8 less what else is free then | a checkpoint is copied once as it is written |
 | loading | with FSDP: the whole model, less what else is held | it is loaded whole and then shared out |
 | fragmentation | `WASTE` of activations and logits on a CPU, 8 % of all on a GPU | what is held and not used |
@@ -20,7 +20,8 @@ each line what is trained decides:
 | always | 2h + 2q + 2k + 3i | both norms; attention's queries, keys, values, output; gate, its activation, and up |
 | inputs of linear layers | 2h + q + i | every linear layer that learns, or has a LoRA beside it |
 | normed values | 2h | norms that learn |
-| LoRA | r a layer; with dropout its noise and its input for each layer apart | |
+| LoRA | with dropout a mask of one byte a value, and r, for each layer | dropout |
+| DoRA | every layer's output | the lengths that are learned |
 | IA3 | 2k + i | what the factors multiply |
 | adapter | 2h + 4 width | the bottlenecks' inputs and insides |
 
@@ -35,14 +36,13 @@ from luthier.recipe import Adapter, Freeze, Lora, Qlora, Tuning
 CHUNK_LOGITS = 1 << 24
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTISED = {4: 0.516, 8: 1.0}
-RUNTIME = {"cpu": 0.52e9, "gpu": 0.8e9}
-WASTE = {"lora": 0.65, "other": 0.3}
+RUNTIME = {"cpu": 0.58e9, "gpu": 0.8e9}
+WASTE = {"full": 0.3, "other": 0.55}
 """On a CPU, the share of activations and logits that glibc's heap holds on top. Freed tensors leave holes that a new
-one of the same size does not fit, since it has to begin at a multiple of 64; more so where many short-lived tensors
-come between, as in PEFT's LoRA."""
+one of the same size does not fit, since it has to begin at a multiple of 64."""
 GPU_WASTE = 0.08
-LIVE_LOGITS = 3
-"""Copies of a chunk's logits that are alive at once."""
+LIVE_LOGITS = {"trained": 3, "frozen": 2}
+"""Copies of a chunk's logits that are alive at once: they, their log-softmax, and the gradient of a trained head."""
 WHOLE = ("full", "freeze")
 
 
@@ -75,7 +75,7 @@ def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
         "gradients": setting.trainable * 4 / shares,
         "optimizer": setting.trainable * (2 if setting.optimizer == "adamw_8bit" else 8) / shares,
         "activations": _activations(facts, setting),
-        "logits": LIVE_LOGITS * 4 * chunk,
+        "logits": LIVE_LOGITS["trained" if setting.tuning.kind == "full" else "frozen"] * 4 * chunk,
     }
     passing = parts["gradients"] + parts["activations"] + parts["logits"]
     # on a GPU the copy is in the host's memory
@@ -85,7 +85,7 @@ def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
     if setting.gpu:
         parts["fragmentation"] = GPU_WASTE * sum(parts.values())
     else:
-        waste = WASTE["lora" if isinstance(setting.tuning, Lora) else "other"]
+        waste = WASTE.get(setting.tuning.kind, WASTE["other"])
         parts["fragmentation"] = waste * (parts["activations"] + parts["logits"])
     whole = {name: int(value) for name, value in parts.items()}
     return whole | {"total": sum(whole.values())}
@@ -112,25 +112,26 @@ def _weights(facts: ModelFacts, setting: Setting) -> float:
 
 def _activations(facts: ModelFacts, setting: Setting) -> float:
     """Bytes that the forward pass keeps for the backward pass."""
-    kept = _kept(facts, setting.tuning)
+    size = BYTES[setting.dtype]
+    kept = _kept(facts, setting.tuning, size)
     layers: float = facts.layers
     if isinstance(setting.tuning, Freeze):
         layers = min(layers, setting.tuning.blocks)
     if setting.recompute:
         inner = facts.inner or 4 * facts.hidden
         kept, layers = facts.layers * facts.hidden + kept + 3 * inner + 2 * facts.hidden, 1
-    return setting.tokens * BYTES[setting.dtype] * layers * kept
+    return setting.tokens * size * layers * kept
 
 
-def _kept(facts: ModelFacts, tuning: Tuning) -> float:
-    """Values that one block keeps for a token."""
+def _kept(facts: ModelFacts, tuning: Tuning, size: int = 4) -> float:
+    """Values of `size` bytes that one block keeps for a token."""
     h, q = facts.hidden, facts.queries or facts.hidden
     k, i = facts.keys or facts.hidden, facts.inner or 4 * facts.hidden
     kept: float = 2 * h + 2 * q + 2 * k + 3 * i
     if tuning.kind in WHOLE:
         kept += 2 * h + q + i + 2 * h
     if isinstance(tuning, Lora):
-        kept += _lora(tuning, {"qkv": h, "o": q, "up": h, "down": i})
+        kept += _lora(facts, tuning, size)
     if tuning.kind == "ia3":
         kept += 2 * k + i
     if tuning.kind == "prefix":
@@ -141,17 +142,21 @@ def _kept(facts: ModelFacts, tuning: Tuning) -> float:
     return kept
 
 
-LAYERS = {
-    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o", "gate_proj": "up", "up_proj": "up",
-    "down_proj": "down",
-}  # fmt: skip
-"""Layer -> the input that it shares with others. Families with other names have them all."""
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Linear layers of a block; families with other names have them all."""
 
 
-def _lora(tuning: Lora, inputs: dict[str, int]) -> float:
-    """Values of LoRA: the input of each adapted layer, once for layers that share it, and what goes between A and B."""
+def _lora(facts: ModelFacts, tuning: Lora, size: int) -> float:
+    """Values that the LoRA layers keep: inputs, once for layers that share one, and what dropout and DoRA need."""
+    h, q = facts.hidden, facts.queries or facts.hidden
+    k, i = facts.keys or facts.hidden, facts.inner or 4 * facts.hidden
+    wide = dict(zip(LAYERS, ((h, q), (h, k), (h, k), (q, h), (h, i), (h, i), (i, h)), strict=True))
     named = tuning.target_modules
     names = list(LAYERS) if named == "all-linear" or set(named) - set(LAYERS) else named
-    if tuning.dropout:  # noise, and what it leaves, of every layer
-        return sum(2 * inputs[LAYERS[name]] + tuning.rank for name in names)
-    return sum(inputs[place] for place in {LAYERS[name] for name in names}) + tuning.rank * len(names)
+    shared = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
+    kept: float = sum({shared.get(name, name): wide[name][0] for name in names}.values())
+    if tuning.dropout:
+        kept += sum(wide[name][0] / size + tuning.rank for name in names)
+    if tuning.dora:
+        kept += sum(wide[name][1] for name in names)
+    return kept

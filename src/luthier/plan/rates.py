@@ -17,7 +17,7 @@ Preferences are learned at a fifth of that rate (`dpo`, `orpo`, `kto`: Rafailov 
 (Huang et al. 2024, arXiv:2403.17031, take 3e-6).
 """
 
-FLAT = {"ia3": 3e-3, "prefix": 1e-2, "prompt": 3e-2, "p-tuning": 3e-3}
+FLAT = {"ia3": 3e-3, "prefix": 1e-2, "prompt": 1e-1, "p-tuning": 3e-3}
 WIDE = {"lora": 5e-4, "qlora": 5e-4, "adapter": 5e-4, "full": 5e-5, "freeze": 5e-5}
 SLOWER = {"dpo": 0.2, "orpo": 0.2, "kto": 0.2, "reward": 0.5, "ppo": 0.2, "grpo": 0.2, "rloo": 0.2}
 RANGES = {

@@ -9,6 +9,7 @@ from tiny import llama, objective, random_rows
 
 from luthier.models.attention import NAME, attention
 from luthier.models.facts import ModelFacts
+from luthier.models.fast_lora import make_fast
 from luthier.models.tuning import causal_model, tune
 from luthier.plan.memory import _kept
 from luthier.recipe import Tuning
@@ -22,6 +23,7 @@ FACTS = ModelFacts(0, 0, 128, 0, 320, 256, queries=128, keys=64, inner=256)
 def kept_bytes(asked: Tuning, layers: int) -> int:
     """Bytes of distinct tensors that the forward pass of a model with so many blocks leaves for the backward pass."""
     model: Any = tune(llama(num_hidden_layers=layers, **WIDE), asked, 0).train()
+    make_fast(model)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -46,6 +48,7 @@ def kept_bytes(asked: Tuning, layers: int) -> int:
         {"kind": "full"},
         {"kind": "lora", "rank": 8},
         {"kind": "lora", "rank": 8, "dropout": 0.1},
+        {"kind": "lora", "rank": 8, "dora": True},
         {"kind": "lora", "rank": 8, "target_modules": ["q_proj", "v_proj"]},
         {"kind": "lora", "rank": 8, "target_modules": ["o_proj", "down_proj"]},
         {"kind": "ia3"},

@@ -143,7 +143,7 @@ def test_loss_and_every_gradient_are_those_of_trl(kind: str, packed: bool, trl: 
     trainer = trl_trainer(trl, moved(kind), rows, tmp_path)
     theirs = trainer.model.train()
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-    assert int((batch["labels"] != -100).sum()) == int(rows.trained.sum())
+    assert int((batch["labels"] != -100).sum()) == int(rows.trained_counts.sum())
     expected = trainer.compute_loss(theirs, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     close(ours, of_loss(theirs, expected))
