@@ -117,7 +117,7 @@ def _fewer_bits(quantise: Qlora, compute: torch.dtype) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=quantise.double_quantisation,
+        bnb_4bit_use_double_quant=quantise.double_quantisation is not False,
         bnb_4bit_compute_dtype=compute if quantise.compute_dtype == "auto" else DTYPES[quantise.compute_dtype],
         llm_int8_skip_modules=heads,
     )

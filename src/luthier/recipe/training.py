@@ -43,7 +43,7 @@ class Training(Section):
     """How several devices share the work: `ddp`, each holds everything; `fsdp`, each holds a part of it. From the plan
     when not given."""
     probe: bool = True
-    """Try one update before training, to measure its memory."""
+    """Try one update before training, to measure its memory. Not with `fsdp`, whose memory is measured in training."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient; a larger one is scaled down."""
     validate_every: Annotated[int, Field(ge=1)] | None = None

@@ -69,8 +69,8 @@ class Qlora(Lora):
     """LoRA over a base in 4 bits (NF4) or 8. Needs the extra `luthier[qlora]`."""
     bits: Literal[4, 8] = 4
     """4: NormalFloat; 8: LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339), which rounds activations too."""
-    double_quantisation: bool = True
-    """Quantise the quantisation constants too: saves 0.37 bits a weight. Of 4 bits only."""
+    double_quantisation: bool | None = None
+    """Quantise the quantisation constants too, which saves 0.37 bits a weight: true when not given. Of 4 bits only."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format that 4-bit weights are multiplied in; that of the model when `auto`."""
 
@@ -80,7 +80,7 @@ class Qlora(Lora):
             raise ValueError(f"tuning.init={self.init} takes the weight apart, which a quantised one does not allow")
         if self.bits == 8 and self.compute_dtype != "auto":
             raise ValueError("tuning.compute_dtype has no effect with 8 bits; remove one of them")
-        if self.bits == 8 and "double_quantisation" in self.model_fields_set and self.double_quantisation:
+        if self.bits == 8 and self.double_quantisation is not None:
             raise ValueError("tuning.double_quantisation has no effect with 8 bits; remove one of them")
         return self
 

@@ -306,7 +306,7 @@ def requantised(weight: torch.Tensor, tuning: Qlora, *, turned: bool = False) ->
         rounded: Any = Int8Params(weight, requires_grad=False, has_fp16_weights=False).to(device())
         seen = int8_vectorwise_dequant(rounded.CB, rounded.SCB)
     else:
-        settings = {"compress_statistics": tuning.double_quantisation, "quant_type": "nf4"}
+        settings = {"compress_statistics": tuning.double_quantisation is not False, "quant_type": "nf4"}
         rounded = Params4bit(weight, requires_grad=False, **settings).to(device())
         seen = dequantize_4bit(rounded.data, rounded.quant_state)
     found: torch.Tensor = seen.float().cpu().reshape(weight.shape)

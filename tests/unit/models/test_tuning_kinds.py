@@ -268,3 +268,10 @@ def test_an_end_token_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_scores_are_those_of_transformers_own_classifier(packed: bool) -> None:
     assert check_scores(moved("lora", scores=True), ROWS, packed=packed, compute=torch.float32) < 1e-4
+
+
+@pytest.mark.parametrize("asked", [{"kind": "qlora", "bits": 8}, {"kind": "qlora"}, {"kind": "ia3"}, {"kind": "lora"}])
+def test_a_tuning_is_the_same_after_it_was_written_down(asked: dict[str, Any]) -> None:
+    """As the plan does, with every default in it."""
+    tuning: Tuning = TypeAdapter(Tuning).validate_python(asked)
+    assert TypeAdapter(Tuning).validate_python(tuning.model_dump(mode="json")) == tuning

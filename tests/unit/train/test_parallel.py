@@ -44,7 +44,7 @@ def job(folder: Path, kind: str, objective: str, processes: int, parallel: str) 
         dataset.mkdir(parents=True)
         for side, count in (("train", 7), ("validation", 4)):
             save(dataset / f"{side}.safetensors", rows_for(objective, count))
-    training = {"epochs": 3, "validate_every": 2, "checkpoint_every": 2, "probe": False}
+    training = {"epochs": 3, "validate_every": 2, "checkpoint_every": 2}
     sources = {"sources": [{"path": "x.jsonl"}]}
     given = {"name": "t", "data": sources, "objective": {"kind": objective}, "training": training}
     out = folder / f"{kind}-{parallel}-{objective}-{processes}"
@@ -94,6 +94,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said[-3000:]
     return folder
+
+
+def test_an_update_is_tried_on_every_process_that_holds_the_whole_model(done: Path) -> None:
+    """With shares it is not: a pass over the whole model would take what the shares save."""
+    for number, (_, parallel, _) in enumerate(CASES):
+        tried = [event for event in seen(events.Log(done / f"{number}.jsonl"), events.MemoryMeasured) if event.probe]
+        assert len(tried) == (parallel == "ddp")
+        assert all(event.measured > 10**8 for event in tried)
 
 
 @pytest.mark.parametrize(("kind", "parallel", "objective"), CASES)
