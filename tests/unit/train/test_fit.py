@@ -46,7 +46,7 @@ def go(
     recipe = build_recipe(given | sections)
     out.mkdir(exist_ok=True)
     log = events.Log(out.with_suffix(".jsonl"))
-    return fit(Job(recipe, TUNED[kind], PLAN, base(), dataset, out, references), tokenizer(), log, on_step)
+    return fit(Job(recipe, TUNED[kind], PLAN, base(), dataset, out, references=references), tokenizer(), log, on_step)
 
 
 @pytest.mark.parametrize("kind", sorted(TUNED))
