@@ -11,8 +11,9 @@ from typing import Any
 
 from luthier.evaluate.cache import Memory, Said, key_of
 from luthier.evaluate.items import Decoding, Item, Task
-from luthier.evaluate.likelihood import Branches, branch_logprobs, row_losses
+from luthier.evaluate.likelihood import branch_logprobs, row_losses
 from luthier.evaluate.marking import TOO_LONG, mark
+from luthier.evaluate.trees import Branches
 from luthier.models.generate import Sampling, generate
 from luthier.models.tuning import causal_model
 from luthier.text import render_prompt
@@ -166,10 +167,10 @@ def choices_of(items: Sequence[Item], tokenizer: Tokenizer) -> list[Branches]:
         blank = item.text[len(bare) :] or " "
         texts += [bare, *(bare + blank + choice for choice in item.choices)]
     backend = tokenizer.backend_tokenizer
-    plain = iter(backend.encode_batch(texts, add_special_tokens=True))
+    plain = iter(backend.encode_batch_fast(texts, add_special_tokens=True))
     # What a chat answer begins with is no begin token.
     written = iter(
-        backend.encode_batch([c for i in items if i.text is None for c in i.choices], add_special_tokens=False)
+        backend.encode_batch_fast([c for i in items if i.text is None for c in i.choices], add_special_tokens=False)
     )
     found = []
     for item in items:
@@ -193,7 +194,7 @@ def _chosen(candidate: Candidate, _: Decoding, new: dict[str, tuple[Item, int]])
     long = {key for key, branches in found.items() if branches.longest > candidate.window}
     if long:
         yield {key: dict(TOO_LONG) for key in long}
-    keys = sorted((key for key in found if key not in long), key=lambda key: len(found[key].start))
+    keys = sorted((key for key in found if key not in long), key=lambda key: found[key].start)  # like ones together
     for start in range(0, len(keys), AT_ONCE):
         part = keys[start : start + AT_ONCE]
         logprobs = branch_logprobs(candidate.model, [found[key] for key in part], packed=candidate.packed)

@@ -1,21 +1,23 @@
 """Log-likelihoods of rows and of choices, through the training forward; nothing is merged, no logits are held whole.
 
-The choices of an item are branches of one row: the prompt is read once, and each choice sees the prompt and itself. A
-beginning that all items share, few-shot examples for instance, is read once for all. Where attention is of a kind that
-a mask cannot say everything about, each choice is a row of its own.
+The choices of an item are branches of one row: the prompt is read once, and each choice sees the prompt and itself.
+Items whose prompts begin alike lie in one tree, and a beginning that all items share, few-shot examples for instance,
+is read once for all. Where attention is of a kind that a mask cannot say everything about, each choice is a row of its
+own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from luthier.evaluate.trees import Branches, Tree, grow
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import best_fit, lay_out
 from luthier.models.beginning import attends_freely, common_beginning, copies, read_beginning
-from luthier.models.logprobs import batch_logprobs, token_logprobs
+from luthier.models.logprobs import CHUNK_LOGITS, batch_logprobs, logits_of
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.text.render import TrainingRow
@@ -23,24 +25,6 @@ from luthier.text.rows import gather
 
 BUDGETS = {"cpu": 768, "cuda": 16384}
 """Tokens of one forward pass: on a CPU what stays in its cache, on a GPU what keeps it busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Branches:
-    """A prompt and the choices that may follow it, as token ids; neither is empty."""
-
-    start: list[int]
-    ends: list[list[int]]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt with its longest choice."""
-        return len(self.start) + max(map(len, self.ends))
-
-    @property
-    def width(self) -> int:
-        """Tokens that are read: the last one of a choice predicts nothing."""
-        return len(self.start) + sum(len(end) - 1 for end in self.ends)
 
 
 @torch.no_grad()
@@ -73,13 +57,21 @@ def branch_logprobs(
         return _row_by_row(model, items, packed=packed, budget=budget)
     shared = common_beginning([item.start for item in items])
     found: list[list[float]] = [[] for _ in items]
+    trees = grow(items, shared, _weight(causal))
     with attention(causal, "sdpa"):
         beginning = read_beginning(model, items[0].start[:shared]) if shared else None
-        for group in _groups(items, shared, budget or BUDGETS.get(model.device.type, 4096)):
-            rows = _read(model, [items[i] for i in group], shared, beginning)
-            for i, row in zip(group, rows, strict=True):
-                found[i] = row
+        for group in _groups(trees, shared, budget or BUDGETS.get(model.device.type, 4096)):
+            sums = iter(_read(model, items, group, shared, beginning))
+            for number in (number for tree in group for number in tree.items):
+                found[number] = [next(sums) for _ in items[number].ends]
     return found
+
+
+def _weight(causal: Any) -> float:
+    """What the matrices of a layer cost a token, in pairs of attention: (8 h^2 + 6 h i) / 4 h for width h, inner i."""
+    config = causal.config.get_text_config()
+    width = config.hidden_size
+    return float(2 * width + 1.5 * (getattr(config, "intermediate_size", None) or 4 * width))
 
 
 def _row_by_row(model: Any, items: Sequence[Branches], *, packed: bool, budget: int | None) -> list[list[float]]:
@@ -92,60 +84,59 @@ def _row_by_row(model: Any, items: Sequence[Branches], *, packed: bool, budget: 
     return [[-next(sums) for _ in item.ends] for item in items]
 
 
-def _groups(items: Sequence[Branches], shared: int, budget: int) -> list[list[int]]:
-    """Indices of items to read together: of like width, so that little is padding."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(items)), key=lambda i: items[i].width):
-        width = items[i].width - shared + shared // 4  # what is shared costs memory, but no reading
+def _groups(trees: Sequence[Tree], shared: int, budget: int) -> list[list[Tree]]:
+    """Trees to read together: of like width, so that little is padding."""
+    groups: list[list[Tree]] = []
+    for tree in sorted(trees, key=lambda tree: len(tree.ids)):
+        width = len(tree.ids) + shared // 4  # what is shared costs memory, but no reading
         if groups and (len(groups[-1]) + 1) * width <= budget:
-            groups[-1].append(i)
+            groups[-1].append(tree)
         else:
-            groups.append([i])
+            groups.append([tree])
     return groups
 
 
-def _read(model: Any, items: Sequence[Branches], shared: int, beginning: Any) -> list[list[float]]:
-    """The choices' log-probabilities, from one forward pass over all these items."""
+def _read(model: Any, items: Sequence[Branches], trees: Sequence[Tree], shared: int, beginning: Any) -> list[float]:
+    """The choices' log-probabilities, tree by tree, from one forward pass over all of them."""
     causal = causal_model(model)
     place = next(model.parameters()).device
-    width = max(item.width for item in items) - shared
-    ids = np.zeros((len(items), width), np.int64)
-    positions = np.zeros((len(items), width), np.int64)
-    seen = np.zeros((len(items), width, shared + width), np.bool_)
+    width = max(len(tree.ids) for tree in trees)
+    ids = np.zeros((len(trees), width), np.int64)
+    positions = np.zeros((len(trees), width), np.int64)
+    seen = np.zeros((len(trees), width, shared + width), np.bool_)
     seen[..., :shared] = True
     seen[:, np.arange(width), shared + np.arange(width)] = True  # padding sees itself, or its softmax is of nothing
-    lower = np.tril(np.ones((width, width), np.bool_))
     sources: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    for line, item in enumerate(items):
-        n = len(item.start) - shared
-        ids[line, :n] = item.start[shared:]
-        positions[line, :n] = np.arange(shared, shared + n)
-        seen[line, :n, shared : shared + n] = lower[:n, :n]
-        at = n
-        for end in item.ends:
-            rest = len(end) - 1
-            if rest:
-                own = slice(at, at + rest)
-                ids[line, own] = end[:-1]
-                positions[line, own] = np.arange(shared + n, shared + n + rest)
-                seen[line, own, shared : shared + n] = True
-                seen[line, own, shared + at : shared + at + rest] = lower[:rest, :rest]
-            sources.append(line * width + n - 1)
-            sources.extend(range(line * width + at, line * width + at + rest))
-            targets += end
-            owners.append(len(end))
-            at += rest
+    for line, tree in enumerate(trees):
+        n = len(tree.ids)
+        ids[line, :n], positions[line, :n] = tree.ids, tree.depths
+        tree.fill(seen[line, :n, shared : shared + n])
+        sources += [line * width + node for way in tree.sources for node in way]
+    ends = [end for tree in trees for number in tree.items for end in items[number].ends]
+    barred = torch.from_numpy(~seen)[:, None].to(place)
+    mask = torch.zeros(barred.shape, dtype=causal.dtype, device=place).masked_fill_(barred, -torch.inf)
     hidden = causal.base_model(
         input_ids=torch.from_numpy(ids).to(place),
-        attention_mask=torch.from_numpy(seen)[:, None].to(place),
+        attention_mask=mask,
         position_ids=torch.from_numpy(positions).to(place),
-        past_key_values=copies(beginning, len(items)),
+        past_key_values=copies(beginning, len(trees)),
         use_cache=beginning is not None,
     ).last_hidden_state.flatten(0, 1)
-    states = hidden.index_select(0, torch.tensor(sources, device=place))
-    each = token_logprobs(model, states, torch.tensor(targets, device=place)).double()
-    of_choice = torch.repeat_interleave(torch.tensor(owners, device=place))
-    sums = iter(torch.zeros(len(owners), dtype=torch.float64, device=place).index_add_(0, of_choice, each).tolist())
-    return [[next(sums) for _ in item.ends] for item in items]
+    targets = torch.tensor([token for end in ends for token in end], device=place)
+    each = _target_logprobs(causal, hidden, torch.tensor(sources, device=place), targets)
+    of_choice = torch.repeat_interleave(torch.tensor([len(end) for end in ends], device=place))
+    found = torch.zeros(len(ends), dtype=torch.float64, device=place).index_add_(0, of_choice, each.double())
+    return [float(value) for value in found.tolist()]
+
+
+def _target_logprobs(causal: Any, hidden: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities [labels] of targets; a state that predicts several tokens meets the output head once."""
+    places, owners = torch.unique(sources, return_inverse=True)
+    found = torch.empty(len(targets), device=hidden.device)
+    rows = max(1, CHUNK_LOGITS // causal.config.get_text_config().vocab_size)
+    for first in range(0, len(places), rows):
+        logits = logits_of(causal, hidden.index_select(0, places[first : first + rows])).float()
+        mine = torch.nonzero((owners >= first) & (owners < first + rows))[:, 0]
+        picked = logits[owners[mine] - first, targets[mine]]
+        found[mine] = picked - torch.logsumexp(logits, dim=-1)[owners[mine] - first]
+    return found

@@ -16,10 +16,11 @@ from tiny import base, conversations, llama, of_config, sizes, stop, tokenizer
 from luthier.evaluate.asking import Candidate, ask, choices_of, prompt_ids, said
 from luthier.evaluate.cache import Memory
 from luthier.evaluate.items import Decoding, Item, Task
-from luthier.evaluate.likelihood import Branches, branch_logprobs
+from luthier.evaluate.likelihood import branch_logprobs
 from luthier.evaluate.marking import summarise
 from luthier.evaluate.scorers import exact_match
 from luthier.evaluate.summaries import perplexity
+from luthier.evaluate.trees import Branches
 from luthier.types import Message
 
 QUESTIONS = [f"Question {i}: which is {i * 7 % 13}?\nAnswer:" for i in range(24)]
