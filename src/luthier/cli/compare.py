@@ -25,10 +25,25 @@ def compare(
     vote: Annotated[bool, typer.Option("--vote", help="Show the answers blind, and let a person choose.")] = False,
     rater: Annotated[str | None, typer.Option("--rater", help="Who votes; your user name unless given.")] = None,
     votes: Annotated[Path, typer.Option("--votes", help="The file of votes.")] = VOTES,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", help="Let this model judge: a run, a folder, or with --judge-url its name there."),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option("--judge-url", help="An endpoint that speaks OpenAI's protocol, up to /v1.")
+    ] = None,
+    judge_key: Annotated[
+        str, typer.Option("--judge-key", help="The environment variable that holds its key.")
+    ] = "OPENAI_API_KEY",
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Pairs that people judged, to measure the judge against.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most-labels", min=1, help="Pairs of --labels that the judge is asked.")] = 500,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two models on the same prompts: paired differences, or blind votes with --vote."""
+    """Compare two models on the same prompts: paired differences, blind votes with --vote, or a judge with --judge."""
+    _check_options(judge, judge_url, labels, vote=vote)
     from luthier.pipeline.suites import ask_suites, differences, load_suites
 
     tasks = load_suites(suite or ["ukulele-skills"])
@@ -38,6 +53,10 @@ def compare(
         if not as_json:
             _ask_votes(store, (first, second), rater or getpass.getuser())
         _tell_votes(store, first, second, as_json=as_json)
+        return
+    if judge:
+        judging = (judge, judge_url, judge_key, runs)
+        _tell_judge(judging, tasks, (first, second), (one, two), votes, labels, most, as_json=as_json)
         return
     rows = differences(tasks, one, two)
     if as_json:
@@ -51,6 +70,58 @@ def compare(
             f"n={row['n']} p={row['p']:.2g}",
             markup=False,
         )
+
+
+def _check_options(judge: str | None, url: str | None, labels: Path | None, *, vote: bool) -> None:
+    """Nothing is given that would do nothing."""
+    from luthier.errors import RecipeError
+
+    if judge is None and (url or labels):
+        what = "--judge-url" if url else "--labels"
+        raise RecipeError(f"{what} without --judge", fix="name the model that judges: --judge MODEL")
+    if judge is not None and vote:
+        raise RecipeError("--judge and --vote at once", fix="vote first; the judge is then measured against the votes")
+
+
+def _tell_judge(
+    judging: tuple[str, str | None, str, Path],
+    tasks: Any,
+    names: tuple[str, str],
+    answers: tuple[Any, Any],
+    votes: Path,
+    labels: Path | None,
+    most: int,
+    *,
+    as_json: bool,
+) -> None:
+    """The judge's win rate over verdicts that both orders give, beside its agreement with people."""
+    from luthier.pipeline.judged import calibrate_judge, judge_models, open_judge, read_labels, voted
+
+    known, left_out = read_labels(labels, most) if labels else (voted(votes, names), 0)  # before the judge is paid for
+    ask = open_judge(*judging)
+    facts = judge_models(ask, tasks, names, *answers)
+    if known:
+        facts["calibration"] = calibrate_judge(ask, known) | {"labels": str(labels or votes), "left_out": left_out}
+    if as_json:
+        put(document(None, **facts))
+        return
+    screen = console(out=True)
+    if not facts["n"]:
+        screen.print("the judge decided nothing: its two orders contradict each other everywhere")
+    else:
+        rate = f"{facts['win_rate']:.3f} [{facts['low']:.3f}, {facts['high']:.3f}]"
+        screen.print(f"{names[1]} wins {rate} against {names[0]} on {facts['n']} pairs by {judging[0]}", markup=False)
+        if facts["length_controlled"] is not None:
+            screen.print(f"at equal lengths {facts['length_controlled']:.3f}")
+    screen.print(f"undecided, for the two orders contradict: {facts['undecided']}; answers alike: {facts['same']}")
+    if (found := facts.get("calibration")) is None:
+        screen.print("not measured against people: give --labels, or vote with --vote")
+        return
+    screen.print(
+        f"agreement with people: kappa {found['kappa']:.2f} [{found['low']:.2f}, {found['high']:.2f}] "
+        f"on {found['n']} pairs ({found['undecided']} undecided, {left_out} rows left out)"
+        + ("" if found["enough"] else "; fewer than 100 say little")
+    )
 
 
 def _put_up(path: Path, first: str, second: str, tasks: Any, one: Any, two: Any) -> "Votes":

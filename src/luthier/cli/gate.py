@@ -13,6 +13,8 @@ def gate(recipe: Recipe = None, overrides: Overrides = None, runs: Runs = RUNS, 
         screen = console(out=True)
         for rule in found["rules"]:
             screen.print(f"{rule['verdict']:<12} {rule['rule']}: {rule['reason']}")
+        for lost in found["attribution"]:
+            screen.print(lost["sentence"], markup=False)
         screen.print(f"verdict: {found['verdict']}", style="bold")
     require_pass(run)
     if as_json:

@@ -6,7 +6,7 @@ over the rate outside.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,15 @@ from luthier.types import Answer, Example
 NEAR = 3
 EXAMPLES = 3
 SLICES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Models on the way to the tuned one: after which updates, its own last; how one scores; on which suites."""
+
+    steps: Sequence[int]
+    score: Callable[[int, str, Collection[str]], float]
+    suites: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,9 @@ def fisher(inside: int, inside_all: int, total: int, all_: int) -> float:
     )
 
 
-def attribute(suite: str, before: Results, after: Results, rows: Sequence[Example]) -> Attribution:
+def attribute(
+    suite: str, before: Results, after: Results, rows: Sequence[Example], trace: Trace | None = None
+) -> Attribution:
     """What stands out among the items of a suite that got worse.
 
     Args:
@@ -77,6 +88,7 @@ def attribute(suite: str, before: Results, after: Results, rows: Sequence[Exampl
         before: the reference.
         after: the tuned model.
         rows: the training rows.
+        trace: the models on the way, which are asked the broken items.
     """
     old, new = before.scores(suite), after.scores(suite)
     both = [item for item in old if item in new]
@@ -90,7 +102,11 @@ def attribute(suite: str, before: Results, after: Results, rows: Sequence[Exampl
     lost = [answers[i] for i in both if i in broken and i in answers]
     # What a model says to unsafe prompts is repeated nowhere.
     near, sources = _near(lost, rows, quote=after.role(suite) != "safety")
-    return Attribution(suite, len(broken), mended, len(both), slices[:SLICES], sources, near)
+    broke = None
+    if trace is not None and broken and suite in trace.suites:
+        before_them, after_them = (sum(side[item] for item in broken) / len(broken) for side in (old, new))
+        broke = broke_between(trace.steps, lambda step: trace.score(step, suite, broken), before_them, after_them)
+    return Attribution(suite, len(broken), mended, len(both), slices[:SLICES], sources, near, broke)
 
 
 def standing_out(kind: str, labels: Mapping[str, Sequence[str]], broken: set[str]) -> list[Slice]:

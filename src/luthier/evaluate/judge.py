@@ -6,7 +6,9 @@ counts; and a judge is trusted as far as it agrees with people: `calibrate` give
 """
 
 import json
+import math
 import os
+import random
 import re
 import time
 import urllib.error
@@ -28,6 +30,7 @@ Ask = Callable[[Sequence[str]], list[str | None]]
 Verdict = Literal["first", "second", "tie"]
 LABELS = 100
 """Pairs with a human label below which a calibration says little."""
+RESAMPLES = 500
 TRIES, AT_ONCE, TIMEOUT = 3, 8, 120.0
 
 PAIR = """Compare two answers to a question. Judge which one helps more: it is correct, does what was asked, and says
@@ -179,10 +182,31 @@ def judge_win_rate(verdicts: Sequence[Verdict | None]) -> Metric:
 
 
 def calibrate(verdicts: Sequence[Verdict | None], labels: Sequence[Verdict]) -> dict[str, Any]:
-    """How far the judge agrees with people: kappa over the pairs it decided, how many, and whether those are enough."""
+    """How far the judge agrees with people, over the pairs it decided.
+
+    Returns:
+        `kappa` with a 95 % interval `low` to `high` from pairs drawn anew, `agreement` as a share, `n` pairs decided,
+        `undecided` others, and whether those are `enough` to go by.
+    """
     both = [(v, label) for v, label in zip(verdicts, labels, strict=True) if v is not None]
-    found = kappa([v for v, _ in both], [label for _, label in both]) if both else float("nan")
-    return {"kappa": found, "n": len(both), "undecided": len(labels) - len(both), "enough": len(both) >= LABELS}
+    found = _kappa(both)
+    draw = random.Random(0)
+    drawn = sorted(x for _ in range(RESAMPLES) if both and not math.isnan(x := _kappa(draw.choices(both, k=len(both)))))
+    low, high = (drawn[int(0.025 * len(drawn))], drawn[int(0.975 * len(drawn))]) if drawn else (math.nan, math.nan)
+    agreement = sum(v == label for v, label in both) / len(both) if both else math.nan
+    return {
+        "kappa": found,
+        "low": low,
+        "high": high,
+        "agreement": agreement,
+        "n": len(both),
+        "undecided": len(labels) - len(both),
+        "enough": len(both) >= LABELS,
+    }
+
+
+def _kappa(both: Sequence[tuple[str, str]]) -> float:
+    return kappa([v for v, _ in both], [label for _, label in both]) if both else math.nan
 
 
 def score_all(answers: Sequence[str], items: Sequence[Item], *, ask: Ask, criterion: str = CRITERION) -> list[Score]:

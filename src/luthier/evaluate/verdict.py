@@ -10,7 +10,7 @@ from typing import Any
 from luthier.artifact import digest
 from luthier.errors import GateFailed
 from luthier.evaluate.answers import Results
-from luthier.evaluate.attribution import attribute
+from luthier.evaluate.attribution import Trace, attribute
 from luthier.evaluate.burnt import find_burnt, leaked, regurgitated
 from luthier.evaluate.failures import Training, find_failures, trade
 from luthier.evaluate.gate import (
@@ -42,6 +42,7 @@ class Evidence:
         training: what training logged.
         hashes: what the verdict is bound to, by name.
         look: 0 for the only one, 1 and 2 where there is a reserve.
+        trace: the models on the way, where training kept some.
     """
 
     before: Results
@@ -52,6 +53,7 @@ class Evidence:
     training: Training = field(default_factory=Training)
     hashes: Mapping[str, str] = field(default_factory=dict)
     look: int = 0
+    trace: Trace | None = None
 
 
 def reach(rules: Sequence[Rule], evidence: Evidence) -> dict[str, Any]:
@@ -75,7 +77,9 @@ def reach(rules: Sequence[Rule], evidence: Evidence) -> dict[str, Any]:
         "rules": [asdict(result) for result in results],
         "trade": trade(evidence.before, after),
         "failures": find_failures(evidence.before, after, training=evidence.training, repeated=repeated),
-        "attribution": [attribute(s, evidence.before, after, evidence.rows).to_json() for s in suspects],
+        "attribution": [
+            attribute(s, evidence.before, after, evidence.rows, evidence.trace).to_json() for s in suspects
+        ],
         "noise": {
             suite: {k: v for k, v in noise.items() if k != "flips"} for suite, noise in evidence.calibration.items()
         },

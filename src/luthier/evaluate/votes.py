@@ -108,6 +108,20 @@ class Votes:
         """Every first vote, by the names of the models."""
         return [_ballot(row) for row in self._rows() if row[6] == 0]
 
+    def labels(self, first: str, second: str) -> list[tuple[str, str, str, str]]:
+        """Every pair of two models with votes: prompt, the one's answer, the other's, and what most raters said.
+
+        The label is `first`, `second` or `tie`; as many votes for either model make a tie.
+        """
+        points: dict[tuple[str, str, str], float] = {}
+        for row in self._rows():
+            if row[6] == 0 and {row[1], row[3]} == {first, second}:
+                texts = (row[2], row[4]) if row[1] == first else (row[4], row[2])
+                won = _winner(row)
+                key = (row[0], *texts)
+                points[key] = points.get(key, 0.0) + (won == first) - (won == second)
+        return [(*key, "first" if x > 0 else "second" if x < 0 else "tie") for key, x in points.items()]
+
     def _rows(self) -> list[tuple[Any, ...]]:
         with self._open() as file:
             return file.execute(

@@ -1,15 +1,18 @@
 """The stages that measure and decide: which tasks a recipe means, asking them, and the verdict with all it rests on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import Artifact, digest, open_artifact, write_text
 from luthier.errors import DataError
 from luthier.evaluate.answers import Results
+from luthier.evaluate.attribution import Trace
 from luthier.evaluate.code import unsandboxed
 from luthier.evaluate.failures import Training
 from luthier.evaluate.gate import rules_of
@@ -20,7 +23,7 @@ from luthier.evaluate.promoted import Promoted
 from luthier.evaluate.tasks import find_tasks, own_tasks, with_reserve
 from luthier.evaluate.verdict import Evidence, reach
 from luthier.pipeline.work import Work
-from luthier.recipe import Rule
+from luthier.recipe import Rule, Tuning
 from luthier.text import TokenRows, load_rows
 from luthier.types import Example, Json, Pair
 
@@ -167,12 +170,39 @@ def make_verdict(work: Work, out: Path, load: Any) -> None:
         training=Training([v.loss for v in validations], [s.loss for s in steps]),
         hashes=_hashes(work),
         look=1 if any(task.reserve for task in tasks) else 0,
+        trace=_trace(work, tasks, read_results(evaluation)),
     )
     verdict = reach(rules, evidence)
     if evidence.look and verdict["verdict"] == "inconclusive":
         verdict = reach(rules, _second_look(work, evidence, tasks, load))
     _note(work, verdict, [rule.text for rule in rules])
     write_text(out / "verdict.json", json.dumps(verdict, indent=1) + "\n")
+
+
+def _trace(work: Work, tasks: Sequence[Task], after: Results) -> Trace | None:
+    """The models on the way, where training kept some; none is loaded before one is asked."""
+    if not work.recipe.training.trace:
+        return None
+    from luthier.evaluate.asking import ask
+    from luthier.train.fit import Job, on_the_way, traced
+
+    tuned, plan = work.artifacts["model"], work.artifacts["plan"].json("plan.json")
+    tuning: Tuning = TypeAdapter(Tuning).validate_python(plan["tuning"])
+    job = Job(work.recipe, tuning, plan, work.base, work.artifacts["dataset"].folder, tuned.folder)
+    loaded: list[Any] = []
+
+    def score(step: int, suite: str, items: Collection[str]) -> float:
+        if not loaded:
+            loaded.append(on_the_way(job))
+        task = next(task for task in tasks if task.name == suite)
+        broken = tuple(item for item in (*task.items, *task.reserve) if (item.family or item.id) in items)
+        candidate = _candidate(work, loaded[0](step), f"{tuned.sha256} at {step}")
+        answers = ask(candidate, replace(task, items=broken, reserve=()))
+        found = replace(after, answers={suite: answers}).scores(suite)
+        return sum(found.values()) / max(1, len(found))
+
+    steps = [*traced(tuned.folder), tuned.json("training.json")["best_step"]]
+    return Trace(steps, score, {task.name for task in tasks if task.items})
 
 
 def _second_look(work: Work, evidence: Evidence, tasks: Sequence[Task], load: Any) -> Evidence:

@@ -52,5 +52,8 @@ class Training(Section):
     """Stop when this many validations in a row were not better than the best."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Updates between checkpoints to resume from; at every validation when not given."""
+    trace: Annotated[int, Field(ge=0)] = 0
+    """How many models on the way are kept with the tuned one, evenly spaced: where a suite fails the gate, they tell
+    between which updates it broke."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """How many of the newest checkpoints are kept while training."""

@@ -28,7 +28,7 @@ from luthier.train.check import check_head, check_scores
 from luthier.train.checkpoint import load_weights
 from luthier.train.curve import overfitting
 from luthier.train.forward import Forward, add_reference, spread, together
-from luthier.train.loop import LoopSettings, Outcome, train
+from luthier.train.loop import TRACE, LoopSettings, Outcome, train
 from luthier.train.objectives import OBJECTIVES, Objective, PolicyObjective
 from luthier.train.parallel import Parallel
 from luthier.train.probe import measured, probe
@@ -220,9 +220,26 @@ def _finish(
     speed = outcome.tokens / outcome.seconds if outcome.seconds else 0.0
     body = asdict(outcome) | {**more, "tokens_per_second": round(speed, 1)}
     write_text(job.out / "training.json", json.dumps(body, indent=1) + "\n")
-    for path in (job.out / "best.safetensors", *job.out.glob("reference-*.safetensors")):
+    later = [path for step, path in traced(job.out).items() if step >= outcome.best_step]  # of no use: they were undone
+    for path in (job.out / "best.safetensors", *job.out.glob("reference-*.safetensors"), *later):
         path.unlink(missing_ok=True)
     shutil.rmtree(job.out / "checkpoints", ignore_errors=True)
+
+
+def traced(folder: Path) -> dict[int, Path]:
+    """The models on the way to the tuned one in its folder, by update."""
+    return {int(path.stem.removeprefix("step-")): path for path in sorted((folder / TRACE).glob("step-*.safetensors"))}
+
+
+def on_the_way(job: Job) -> Callable[[int], Any]:
+    """From an update of `traced(job.out)` to the model as it was then; one at a time, for they share their memory."""
+    model = _model(job, OBJECTIVES[job.recipe.objective.kind](job.recipe.objective))
+
+    def at(step: int) -> Any:
+        load_weights(traced(job.out)[step], model)
+        return model
+
+    return at
 
 
 def _warn_of_untrained(
@@ -327,4 +344,5 @@ def _settings(job: Job, updates: int, every: int, tokenizer: Tokenizer, *, packe
         recompute=job.plan["recompute"],
         seconds=math.inf if training.max_minutes is None else 60 * training.max_minutes,
         keep=training.keep_checkpoints,
+        trace_every=max(1, math.ceil(len(updates) / (training.trace + 1))) if training.trace else None,
     )

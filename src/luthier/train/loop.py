@@ -34,6 +34,8 @@ from luthier.train.optimizer import make_optimizer, rate, trainable
 from luthier.train.parallel import Parallel, whole
 from luthier.train.source import Source
 
+TRACE = "trace"
+"""The folder of the models on the way."""
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss that is shown."""
 
@@ -67,6 +69,8 @@ class LoopSettings:
     """Stop after this time in training, those of earlier attempts included."""
     keep: int = 2
     """Newest checkpoints kept."""
+    trace_every: int | None = None
+    """Updates between two models on the way that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ class _Loop:
         self.model, self.objective, self.settings = model, objective, settings
         self.source = source
         self.checkpoints, self.best = folder / "checkpoints", folder / "best.safetensors"
+        self.trace = folder / TRACE
         self.log, self.on_step, self.parallel = log, on_step, parallel
         self.device = next(model.parameters()).device
         self.forward = Forward(settings.packed, settings.pad, settings.compute, self.device)
@@ -162,6 +167,9 @@ class _Loop:
                 self._read()
             if step % self.settings.validate_every == 0 or last or late:
                 self._validate()
+            if self.settings.trace_every and step % self.settings.trace_every == 0 and not last:
+                self.trace.mkdir(exist_ok=True)
+                save_weights(self.trace / f"step-{step:08d}.safetensors", self.model, self.parallel)
             asked = self._any(stopping())
             if (step % self.settings.checkpoint_every == 0 and not last) or asked:
                 self._checkpoint()
