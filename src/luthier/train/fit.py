@@ -344,5 +344,5 @@ def _settings(job: Job, updates: int, every: int, tokenizer: Tokenizer, *, packe
         recompute=job.plan["recompute"],
         seconds=math.inf if training.max_minutes is None else 60 * training.max_minutes,
         keep=training.keep_checkpoints,
-        trace_every=max(1, math.ceil(len(updates) / (training.trace + 1))) if training.trace else None,
+        trace_every=max(1, math.ceil(updates / (training.trace + 1))) if training.trace else None,
     )
