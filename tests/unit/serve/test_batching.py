@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tiny import LORA, base, llama, of_config, sizes, tokenizer, tuned
 
 from luthier.models.generate import Sampling, generate
+from luthier.models.load import load_model
+from luthier.recipe import Prefix, Prompt
 from luthier.serve.batching import Answering, Batching, Done, Piece, Question, Served
 
 STOP = (4, *range(5, 320, 7))
@@ -76,7 +78,6 @@ def test_several_adapters_and_their_base_share_weights(tmp_path: Any) -> None:
     from safetensors.torch import load_file, save_file
 
     from luthier.models.adapters import add_adapter, using
-    from luthier.models.load import load_model
     from luthier.models.tuned import adapted, save_tuned
     from luthier.models.tuning import untuned
 
@@ -135,4 +136,23 @@ def test_whoever_gives_up_hears_no_more_and_frees_the_place() -> None:
     one.cancel()
     assert second.text()
     assert not first.done.is_set()
+    batching.close()
+
+
+@pytest.mark.parametrize("kind", [Prefix(kind="prefix", tokens=3), Prompt(kind="prompt", tokens=3)])
+def test_learned_prompts_are_served(kind: Any) -> None:
+    model = tuned(kind, 4)
+    batching = Batching([Served("tuned", model, tokenizer(), STOP[:1], 256)], rows=3)
+    prompts = [[5 + i, 9, *range(33, 33 + i)] for i in range(6)]
+    heard = [Heard() for _ in prompts]
+    for prompt, one in zip(prompts, heard, strict=True):
+        batching.ask("tuned", Question(prompt, 10, raw=True), one)
+        time.sleep(0.004)
+    plain = load_model(base(), "float32")
+    changed = 0
+    for prompt, one in zip(prompts, heard, strict=True):
+        right = generate(model, tokenizer(), [prompt], stop=STOP[:1], max_new_tokens=10)[0]
+        assert one.text() == tokenizer().decode(right.ids)
+        changed += right.ids != generate(plain, tokenizer(), [prompt], stop=STOP[:1], max_new_tokens=10)[0].ids
+    assert changed
     batching.close()
