@@ -1,20 +1,17 @@
 """A server over tiny models in a thread, reached through a socket as clients reach it."""
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import openai
-import uvicorn
 from tiny import llama, stop, tokenizer
 
 from luthier.models.generate import Generated, Sampling, generate
 from luthier.serve.app import make_app
 from luthier.serve.batching import Batching, Served
-from luthier.serve.http import bind
+from luthier.serve.http import aside
 from luthier.serve.own import OwnModels
 from luthier.text import render_prompt
 from luthier.types import Message
@@ -44,16 +41,8 @@ def start(models: Sequence[Served], keys: Sequence[str] = (), **settings: Any) -
 def start_answers(answers: Any, keys: Sequence[str] = (), batching: Any = None) -> Iterator[Running]:
     lines = list[str]()
     app = make_app(answers, keys=keys, note=lines.append)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    with bind("127.0.0.1", 0) as at:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
-        thread.start()
-        until = time.monotonic() + 10
-        while not server.started and time.monotonic() < until:
-            time.sleep(0.01)
-        yield Running(f"http://127.0.0.1:{at.getsockname()[1]}", batching, lines)
-        server.should_exit = True
-        thread.join(10)
+    with aside(app) as url:
+        yield Running(url, batching, lines)
 
 
 WORDS = ["red", "green", "sky", "sum of one", "user", "three", "colour"]

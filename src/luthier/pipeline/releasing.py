@@ -2,8 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import validation_task
 from luthier.pipeline.deployment import write_deployment
 from luthier.pipeline.judging import read_examples
+from luthier.pipeline.service import need_packages
 from luthier.pipeline.work import Work
 from luthier.recipe import MERGES, Tuning
 from luthier.text import load_rows
@@ -41,6 +44,8 @@ def check_release(work: Work) -> None:
         RecipeError: it cannot be made of such a tuning.
     """
     asked = work.recipe.release
+    if asked.served:
+        need_packages()
     if asked.gguf or asked.gguf_adapter:
         from luthier.release.make import check_wanted
 
@@ -96,7 +101,25 @@ def _job(work: Work, tuning: Tuning, dtype: Any, examples: Sequence[Example], pr
         score=_scored(work, examples),
         progress=work.watch.progress,
         home=work.run.home,
+        serve=partial(_serving, work, tuning, dtype) if work.recipe.release.served and examples else None,
     )
+
+
+@contextmanager
+def _serving(work: Work, tuning: Tuning, dtype: Any, folder: Path) -> Iterator[Any]:
+    """Our own server for the released model, in this process."""
+    from luthier.pipeline.opened import Opened
+    from luthier.pipeline.service import answers_of
+    from luthier.pipeline.serving import Target
+    from luthier.release.endpoint import Endpoint
+    from luthier.serve.app import make_app
+    from luthier.serve.http import aside
+
+    whole = (folder / "config.json").exists()
+    opened = Opened("released model", folder, work.base, dtype, str(folder), None if whole else tuning)
+    name = work.recipe.name
+    with aside(make_app(answers_of([Target(name, folder, opened)], "transformers", rows=8))) as url:
+        yield Endpoint(f"{url}/v1", name)
 
 
 def _examples(work: Work) -> list[Example]:

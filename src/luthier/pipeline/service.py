@@ -164,7 +164,7 @@ def serve(targets: Sequence[Target], place: Place, backend: Backend, said: Said,
     from luthier.serve.http import bind, is_local, run_app
 
     at = bind(place.host, place.port)
-    answers = _answers(targets, backend, rows)
+    answers = answers_of(targets, backend, rows=rows)
     app = make_app(answers, keys=place.keys, local=is_local(place.host), note=said.note)
 
     def ready() -> None:
@@ -176,8 +176,18 @@ def serve(targets: Sequence[Target], place: Place, backend: Backend, said: Said,
         answers.close()
 
 
-def _answers(targets: Sequence[Target], backend: Backend, rows: int) -> Any:
-    """What answers requests, loaded."""
+def answers_of(targets: Sequence[Target], backend: Backend, *, rows: int) -> Any:
+    """What answers requests, loaded: llama.cpp, or our own models.
+
+    Args:
+        targets: what is served.
+        backend: which of the two.
+        rows: answers of one model that are written together.
+
+    Raises:
+        DataError: a model cannot be loaded.
+        Missing: llama.cpp is not there.
+    """
     if backend == "llama.cpp":
         from luthier.serve.behind import Behind
 

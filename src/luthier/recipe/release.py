@@ -19,6 +19,9 @@ class Release(Section):
     dtype: Dtype = "auto"
     """Number format of the merged weights. `auto`: the one it was trained in, or float32 where more than a quarter of
     what training changed would be lost in the cast."""
+    served: bool = False
+    """Start our own server on the released model and ask it, too, as clients do: a row of the parity table. Needs
+    `luthier[serve]`."""
     deploy: tuple[Literal["vllm", "compose", "kubernetes"], ...] = ()
     """Files that put the model into service with vLLM: its command line, a file for Docker Compose, manifests for
     Kubernetes. They lie beside the model, in the folder `deploy`."""

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from luthier.models.load import DtypeName
 from luthier.models.tuned import load_tuned, save_tuned
 from luthier.recipe import Release, Tuning
 from luthier.release import ollama
+from luthier.release.endpoint import Endpoint
 from luthier.release.gguf.adapter import adapter_tensors, check_adapter, write_adapter
 from luthier.release.gguf.converter import convert, need_converter
 from luthier.release.gguf.kquants import KQUANTS, need_quantiser, quantise
@@ -24,6 +26,7 @@ from luthier.release.merge import as_trained, merge
 from luthier.release.parity import Probe, Row, Table, Testimony, compare
 from luthier.release.parity.diagnosis import of_adapter, of_folder, of_gguf
 from luthier.release.parity.llama_cpp import summon_llama_cpp
+from luthier.release.parity.served import hear_server
 from luthier.release.parity.witness import Elsewhere, exact, hear
 from luthier.release.trained import Trained
 from luthier.text import load_tokenizer, stop_ids
@@ -37,7 +40,8 @@ class Job:
     """What is to be released, and what it is asked to prove itself.
 
     `tokenizer` is the one of training, `tuned` the folder it led to, `most` the tokens an answer may have; `score`
-    gives the run's own metrics of the answers to the probes.
+    gives the run's own metrics of the answers to the probes; `serve` starts a server for the released model's folder,
+    where one is to be asked, too.
     """
 
     asked: Release
@@ -52,6 +56,7 @@ class Job:
     score: Metrics = lambda _: {}
     progress: Callable[[int, int, str], None] = lambda *_: None
     home: Path = Path()
+    serve: Callable[[Path], AbstractContextManager[Endpoint]] | None = None
 
     @property
     def stop(self) -> tuple[int, ...]:
@@ -117,6 +122,8 @@ def _make(job: Job, out: Path, elsewhere: Elsewhere, *, merges: bool) -> Made:
             rows += _gguf(job, out, trained, notes, elsewhere)
     else:
         rows.append(_adapter_as_it_is(job, out / "model", trained))
+    if job.serve:
+        rows.append(_served(job, job.serve, out / "model", trained))
     if job.asked.gguf_adapter:
         rows.append(_gguf_adapter(job, out, trained))
     _stop_at_first(job, trained, rows, out)
@@ -164,6 +171,15 @@ def _adapter_as_it_is(job: Job, folder: Path, trained: Testimony) -> Row:
     words = load_tokenizer(folder, trust_remote_code=job.base.trust_remote_code)
     found = hear(opened, words, job.stop, job.probes, job.most, _forced(trained))
     return compare("the tuned model, loaded again", "float32", trained, found, job.probes, score=job.score)
+
+
+def _served(
+    job: Job, serve: Callable[[Path], AbstractContextManager[Endpoint]], folder: Path, trained: Testimony
+) -> Row:
+    job.progress(0, 0, "asking a server")
+    with serve(folder) as endpoint:
+        found = hear_server(endpoint, job.probes, job.most, _forced(trained))
+    return compare("luthier serve", "served", trained, found, job.probes, score=job.score)
 
 
 def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str], elsewhere: Elsewhere) -> list[Row]:

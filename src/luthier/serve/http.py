@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -81,3 +83,19 @@ def run_app(app: Any, at: socket.socket, *, ready: Callable[[], None], stopping:
     server.run(sockets=[at])
     if server.force_exit:
         raise Interrupted("stopped at once; open answers were cut off")
+
+
+@contextmanager
+def aside(app: Any) -> Iterator[str]:
+    """The application served by a thread of this process, on a free port of this machine; gives its address."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+    with bind("127.0.0.1", 0) as at:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.005)
+            yield f"http://127.0.0.1:{at.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)

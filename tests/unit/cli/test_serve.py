@@ -211,3 +211,32 @@ def test_a_release_comes_with_the_files_of_its_service(luthier: Any, body: Any, 
     said = luthier("run", "recipe.yaml")
     assert said.code == 2
     assert "vLLM cannot serve this release: it has no place for PROMPT_TUNING adapters" in said.err
+
+
+@pytest.mark.parametrize("tuning", [{"kind": "full"}, {"kind": "prefix", "tokens": 4}])
+def test_the_server_is_part_of_the_proof(luthier: Any, body: Any, tmp_path: Path, tuning: Any) -> None:
+    body["tuning"], body["release"] = tuning, {"served": True}
+    body["gate"] = {"rules": ["validation_loss at most 99"]}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    done = luthier("run", "recipe.yaml", "--json")
+    assert done.code == 0, done.err
+    parity = json.loads((Path(done.document["artifacts"]["release"]) / "parity.json").read_text())
+    row = next(row for row in parity["rows"] if row["name"] == "luthier serve")
+    assert row["holds"]
+    assert row["same"] == 1.0
+    assert row["top"] == 1.0
+    assert row["kl"] < 1e-3
+
+
+def test_a_server_that_renders_otherwise_is_found(
+    luthier: Any, body: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.serve import own
+    from luthier.text import render_prompt
+
+    body["release"] = {"served": True}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    monkeypatch.setattr(own, "render_prompt", lambda turns, tokenizer: [5, *render_prompt(turns, tokenizer)])
+    done = luthier("run", "recipe.yaml")
+    assert done.code == 4
+    assert "luthier serve is not the trained model" in done.err
