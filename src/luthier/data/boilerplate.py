@@ -3,6 +3,9 @@
 import re
 
 from luthier.data.documents import verdict
+from luthier.data.hints import BRACES
+from luthier.data.hints import PHRASE as PHRASES_HINT
+from luthier.data.hints import PLACEHOLDER as PLACEHOLDERS_HINT
 from luthier.data.step import PASS, Finding, Row, RowStep
 from luthier.recipe.curate import Boilerplate as Settings
 
@@ -66,7 +69,6 @@ def _one_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 LATE, PLACEHOLDER = _one_of(LATER), _one_of(PLACEHOLDERS)
 PHRASE = tuple((needs, re.compile(pattern)) for needs, pattern in PHRASES)
-OPENERS = ("[", "<", "{{", "lorem", "todo", "tbd", "fixme")
 OPENING = re.compile(rf"[\s\"'*]*(?:{'|'.join(REFUSALS)})", re.IGNORECASE)
 CURLY = str.maketrans({"\u2019": "'", "\u2018": "'"})
 
@@ -93,12 +95,15 @@ class Boilerplate(RowStep[Settings]):
 
     def _found(self, row: Row) -> list[Finding]:
         s, found = self.settings, []
+        kinds = row.hints.kinds
+        phrases, placeholders = kinds & PHRASES_HINT or self.further, kinds & (PLACEHOLDERS_HINT | BRACES)
+        if row.is_document and not (phrases or placeholders):
+            return []
         for text in [row.text] if row.is_document else row.answers:
             plain = text if text.isascii() else text.translate(CURLY)
-            lowered = plain.lower()
-            if phrase := self._phrase(lowered):
+            if phrases and (phrase := self._phrase(plain.lower())):
                 found.append(verdict(s.phrases, "boilerplate", f"it says {_quote(phrase)}"))
-            if any(sign in lowered for sign in OPENERS) and (hit := PLACEHOLDER.search(plain)):
+            if placeholders and (hit := PLACEHOLDER.search(plain)):
                 found.append(verdict(s.placeholders, "placeholder", f"never filled in: {_quote(hit[0])}"))
             if not row.is_document and refusal(text):
                 found.append(verdict(s.refusals, "refusal", f"the answer refuses: {_quote(text[:60])}", risk=0.3))

@@ -17,8 +17,6 @@ from luthier.data.shingles import (
     LETTERS_ONLY,
     MIX_1,
     MIX_2,
-    SALT_LETTERS,
-    SALT_PAIR,
     SIGNS,
     WORDS_IN_A_SHINGLE,
 )
@@ -40,7 +38,8 @@ _KINDS = _table()
 
 
 @njit(cache=True, inline="always")
-def _mix(h: Any) -> Any:
+def mix(h: Any) -> Any:
+    """The finaliser of `shingles.mix`, for use in compiled code."""
     h = (h ^ (h >> _S30)) * MIX_1
     h = (h ^ (h >> _S27)) * MIX_2
     return h ^ (h >> _S31)
@@ -75,7 +74,7 @@ def _letter_shingles(data, words, ends, count, out):
         for i in range(starts[k], starts[k + width]):
             h += (np.uint64(joined[i]) + _ONE) * power
             power *= BASE
-        out[k] = _mix(_mix(h) + LETTERS_ONLY)
+        out[k] = mix(mix(h) + LETTERS_ONLY)
     return letters - width + 1
 
 
@@ -102,7 +101,7 @@ def _words(data, out, begins, ends):
         if count < FEW_WORDS:
             begins[count] = begin
             ends[count] = i
-        out[count] = _mix(h)
+        out[count] = mix(h)
         count += 1
     return count
 
@@ -129,7 +128,7 @@ def _shingles(data, out):
         total = np.uint64(0)
         for j in range(WORDS_IN_A_SHINGLE):
             total = total * BASE + out[k + j]
-        out[k] = _mix(total)
+        out[k] = mix(total)
     return last
 
 
@@ -175,7 +174,7 @@ def signature(data: Any, scratch: Any, least: Any, keys: Any, bits: Any) -> Any:
     for band in range(bands):
         key = np.uint64(0)
         for r in range(rows):
-            key = _mix((key + np.uint64(least[band * rows + r])) * BASE)
+            key = mix((key + np.uint64(least[band * rows + r])) * BASE)
         keys[band] = np.uint32(key >> _S32)
     for word in range(WORDS_OF_BITS):
         packed = np.uint64(0)
@@ -300,43 +299,3 @@ def accumulate(terms: Any, weights: Any, starts: Any, items: Any, values: Any, t
     for k in range(len(terms)):
         for at in range(starts[terms[k]], starts[terms[k] + 1]):
             total[items[at]] += weights[k] * values[at]
-
-
-@njit(cache=True, inline="always")
-def _chain(data, a, b):
-    h = np.uint64(0)
-    for i in range(a, b):
-        h = (h + np.uint64(data[i]) + _ONE) * BASE
-    return _mix(h)
-
-
-@njit(cache=True, nogil=True)
-def word_weights(data: Any, weights: Any, bits: Any, least: Any, most: Any, sums: Any, counts: Any) -> Any:
-    """Sum of weights and number of features of each word of a text with one blank around each; returns their number."""
-    shift = np.uint64(64 - bits)
-    before = np.uint64(0)
-    words = 0
-    a = 1
-    while a < len(data):
-        b = a
-        while data[b] != 32:
-            b += 1
-        if b == a:
-            break
-        h = _chain(data, a, b)
-        total = np.float64(weights[h >> shift])
-        total += weights[_mix(h * BASE + before + SALT_PAIR) >> shift]
-        count = 2
-        for i in range(a - 1, b + 2 - least):
-            part = np.uint64(0)
-            for k in range(i, min(i + most, b + 1)):
-                part = (part + np.uint64(data[k]) + _ONE) * BASE
-                if k - i >= least - 1:
-                    total += weights[_mix(_mix(part) + SALT_LETTERS) >> shift]
-                    count += 1
-        sums[words] = total
-        counts[words] = count
-        words += 1
-        before = h
-        a = b + 1
-    return words

@@ -5,16 +5,29 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from luthier.data.shingles import BASE, MIX_1, MIX_2
+from luthier.data.compiled import mix
+from luthier.data.shingles import BASE
 from luthier.data.statistics import BULLETS, DUPLICATE, ENDINGS, SHORT_LINE, STOP_WORDS, TOP, Statistics
 
-_SPACES = np.zeros(256, np.bool_)
-_SPACES[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = True
-_LETTERS = np.zeros(256, np.bool_)
-_LETTERS[65:91] = _LETTERS[97:123] = True
+_SPACE, _LETTER, _BEYOND, _REST = 1, 2, 4, 8
+
+
+def _kinds() -> Any:
+    table = np.full(256, _REST, np.uint8)
+    table[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = _SPACE
+    table[65:91] = table[97:123] = _LETTER
+    table[128:] = _BEYOND
+    return table
+
+
+_KIND = _kinds()
+_SPACES = _KIND == _SPACE
+_LOWER = np.arange(256, dtype=np.int64)
+_LOWER[65:91] += 32
+_STOPS = np.array([int.from_bytes(word.encode(), "big") for word in STOP_WORDS], np.int64)
+_STARTS = np.zeros(256, np.bool_)
+_STARTS[[ord(word[0]) for word in STOP_WORDS] + [ord(word[0].upper()) for word in STOP_WORDS]] = True
 _INTEGERS = 12
-_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
-_ONE = np.uint64(1)
 _TOP_N, _MOST_N = max(TOP), max(DUPLICATE)
 
 
@@ -27,30 +40,21 @@ _BULLETS, _ENDINGS = _codes(BULLETS), _codes(ENDINGS)
 _ELLIPSIS = int(_codes("\u2026")[0])
 
 
-@njit(cache=True, inline="always")
-def _mix(h: Any) -> Any:
-    h = (h ^ (h >> _S30)) * MIX_1
-    h = (h ^ (h >> _S27)) * MIX_2
-    return h ^ (h >> _S31)
-
-
 @njit(cache=True)
 def _hash(data, a, b):
     h = np.uint64(b - a)
     for i in range(a, b):
-        h = (h + np.uint64(data[i]) + _ONE) * BASE
-    return _mix(h)
+        h = (h ^ np.uint64(data[i])) * BASE
+    return mix(h)
 
 
 @njit(cache=True)
-def _lowered_hash(data, a, b):
-    h = np.uint64(b - a)
+def _lowered(data, a, b):
+    """At most four letters in lower case, as one number."""
+    code = np.int64(0)
     for i in range(a, b):
-        c = data[i]
-        if 65 <= c <= 90:
-            c += 32
-        h = (h + np.uint64(c) + _ONE) * BASE
-    return _mix(h)
+        code = code * 256 + _LOWER[data[i]]
+    return code
 
 
 @njit(cache=True)
@@ -91,41 +95,54 @@ def _length(data, a, b):
 
 
 @njit(cache=True)
-def _words(data, starts, ends, hashes, lengths, numbers, stops):
+def _letters(data, a, b):
+    """Letters of a word that is not ASCII, and whether it is more than digits and signs."""
+    letter = False
+    for i in range(a, b):
+        c = data[i]
+        if c < 128:
+            letter |= _KIND[c] == _LETTER
+        elif c & 0xC0 != 0x80:
+            letter |= not (c == 0xE2 and i + 1 < b and data[i + 1] < 0xB0)
+    return _length(data, a, b), letter
+
+
+@njit(cache=True)
+def _words(data, hashes, lengths, numbers):
     """Find the words; count those with a letter and the stop words."""
     size = len(data)
-    found = np.zeros(len(stops), np.bool_)
-    count = 0
-    i = 0
+    stops = count = i = 0
     while i < size:
-        if _SPACES[data[i]]:
+        k = _KIND[data[i]]
+        if k == _SPACE:
             i += 1
             continue
         a = i
-        letters = 0
-        letter = False
-        while i < size and not _SPACES[data[i]]:
-            c = data[i]
-            if c & 0xC0 != 0x80:
-                letters += 1
-                if c < 128:
-                    letter |= _LETTERS[c]
-                else:
-                    letter |= not (c == 0xE2 and i + 1 < size and data[i + 1] < 0xB0)
+        h = np.uint64(0)
+        kinds = 0
+        while k != _SPACE:
+            kinds |= k
+            h = (h ^ np.uint64(data[i])) * BASE
             i += 1
-        hashes[count] = _hash(data, a, i)
+            if i == size:
+                break
+            k = _KIND[data[i]]
+        letters, letter = i - a, (kinds & _LETTER) != 0
+        if kinds & _BEYOND:
+            letters, letter = _letters(data, a, i)
+        hashes[count] = mix(h + np.uint64(i - a))
         lengths[count] = letters
-        starts[count] = a
-        ends[count] = i
+        count += 1
         numbers[1] += letters
         numbers[4] += letter
-        if i - a <= 4:
-            lowered = _lowered_hash(data, a, i)
-            for s in range(len(stops)):
-                found[s] |= stops[s] == lowered
-        count += 1
+        if 2 <= i - a <= 4 and _STARTS[data[a]]:
+            code = _lowered(data, a, i)
+            for s in range(len(_STOPS)):
+                if _STOPS[s] == code:
+                    stops |= 1 << s
     numbers[0] = count
-    numbers[5] = found.sum()
+    for s in range(len(_STOPS)):
+        numbers[5] += (stops >> s) & 1
     return count
 
 
@@ -156,9 +173,25 @@ def _ink(data, a, b):
 
 
 @njit(cache=True)
+def _glance(data, a, b):
+    """A hash of the length of a span and of sixteen letters in it, which tells most spans apart."""
+    h = np.uint64(b - a)
+    for i in range(a, min(a + 8, b)):
+        h = (h ^ np.uint64(data[i])) * BASE
+    for i in range(max(b - 8, a), b):
+        h = (h ^ np.uint64(data[i])) * BASE
+    return mix(h)
+
+
+@njit(cache=True)
 def _repeats(data, spans, count, shares, at):
-    """Share of the spans that stood before, and their letters."""
+    """Share of the spans that stood before, and their letters. Whole spans are hashed where a glance is not enough."""
     hashes = np.empty(count, np.uint64)
+    for k in range(count):
+        hashes[k] = _glance(data, spans[k, 0], spans[k, 1])
+    alike = np.sort(hashes)
+    if not (alike[1:] == alike[:-1]).any():
+        return
     for k in range(count):
         hashes[k] = _hash(data, spans[k, 0], spans[k, 1])
     turn = np.argsort(hashes, kind="mergesort")
@@ -167,7 +200,7 @@ def _repeats(data, spans, count, shares, at):
         if hashes[turn[k]] == hashes[turn[k - 1]]:
             again += 1
             letters += _ink(data, spans[turn[k], 0], spans[turn[k], 1])
-    shares[at] = again / max(count, 1)
+    shares[at] = again / count
     shares[at + 1] = letters
 
 
@@ -179,7 +212,8 @@ def _line(data, a, b, numbers):
     dots = b - a >= 3 and data[b - 1] == 46 and data[b - 2] == 46 and data[b - 3] == 46
     numbers[8] += dots or last == _ELLIPSIS
     numbers[9] += _is_one_of(last, _ENDINGS)
-    numbers[10] += _length(data, a, b) <= SHORT_LINE
+    if b - a <= 4 * SHORT_LINE:
+        numbers[10] += _length(data, a, b) <= SHORT_LINE
 
 
 @njit(cache=True)
@@ -240,7 +274,7 @@ def _grams(hashes, lengths, count, shares):
         for i in range(last):
             gram[i] = gram[i] * BASE + hashes[i + n - 1]
             span[i] += lengths[i + n - 1]
-            key = _mix(gram[i])
+            key = mix(gram[i])
             slot = np.int64(key & np.uint64(size - 1))
             while counts[slot] and table[slot] != key:
                 slot = (slot + 1) & (size - 1)
@@ -266,39 +300,22 @@ def _grams(hashes, lengths, count, shares):
 
 
 @njit(cache=True, nogil=True)
-def _count(data, stops, numbers, shares):
+def _count(data, numbers, shares):
     most = len(data) // 2 + 1
-    starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
     hashes, lengths = np.empty(most, np.uint64), np.empty(most, np.int64)
-    count = _words(data, starts, ends, hashes, lengths, numbers, stops)
+    count = _words(data, hashes, lengths, numbers)
     _signs(data, numbers)
     _lines(data, numbers, shares)
     _grams(hashes, lengths, count, shares)
 
 
-@njit(cache=True)
-def _hashes_of(data, ends, out):
-    a = 0
-    for k in range(len(ends)):
-        out[k] = _lowered_hash(data, a, ends[k])
-        a = ends[k]
-
-
-def _stop_hashes() -> Any:
-    ends = np.cumsum([len(word) for word in STOP_WORDS])
-    out = np.empty(len(ends), np.uint64)
-    _hashes_of(np.frombuffer("".join(STOP_WORDS).encode(), np.uint8), ends, out)
-    return out
-
-
-_STOPS = _stop_hashes()
 _SHARES = 4 + len(TOP) + len(DUPLICATE)
 
 
 def count(text: str) -> Statistics:
     """The statistics of a cleaned text."""
     numbers, shares = np.zeros(_INTEGERS, np.int64), np.zeros(_SHARES)
-    _count(np.frombuffer(text.encode("utf-8", "replace"), np.uint8), _STOPS, numbers, shares)
+    _count(np.frombuffer(text.encode("utf-8", "replace"), np.uint8), numbers, shares)
     letters = max(int(numbers[1]), 1)
     shares[1] /= letters
     shares[3:] /= letters

@@ -3,16 +3,14 @@
 The constants are those of the papers and stand as defaults in `recipe/curate.py`, those of repetition here.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from luthier.data.statistics import Statistics, statistics, written_together
 from luthier.data.step import PASS, Finding, Row, RowStep, SettingsT
 from luthier.recipe import curate
 from luthier.recipe.curate import Action, Repeated
-from luthier.types import Example, Fate
+from luthier.types import Fate
 
 RISK = 0.5
 REPETITION: dict[Repeated, float] = {
@@ -142,53 +140,3 @@ class Repetition(RowStep[curate.Repetition]):
                 if share > limit:
                     return verdict(action, "repetition", f"{name} is {share:.0%}, at most {limit:.0%} allowed", share)
         return PASS
-
-
-TERMINAL = (".", "!", "?", '"', "\u201d")
-UNWANTED = (
-    *("javascript", "terms of use", "terms & conditions", "privacy policy", "cookie policy"),
-    *("uses cookies", "use of cookies", "use cookies"),
-)
-SENTENCE = re.compile(r"[.!?][\"'\u201d)\]]*(?=\s|$)")
-CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-LONGEST_WORD = 1000
-
-
-class C4(RowStep[curate.C4]):
-    """Lines without punctuation, of few words or about Javascript go; then texts with few sentences, code, filler."""
-
-    name = "c4"
-
-    def look(self, row: Row) -> Finding:
-        """The text without the lines that go, or what is wrong with it."""
-        if not row.is_document:
-            return PASS
-        whole = row.text
-        lowered = whole.lower()
-        if "lorem ipsum" in lowered:
-            return Finding(Fate("c4", "filler text: lorem ipsum"))
-        if self.settings.braces and "{" in whole:
-            return Finding(Fate("c4", "a curly bracket"))
-        lines = whole.split("\n")
-        unwanted = [phrase for phrase in UNWANTED if phrase in lowered]
-        stay = [line for line in lines if self._stays(line, unwanted)] if self.settings.remove_lines else lines
-        text = "\n".join(stay) if self.settings.remove_lines else whole
-        if self.settings.remove_lines and "[" in text:
-            text = CITATION.sub("", text)
-        sentences = sum(1 for _ in SENTENCE.finditer(text))
-        if sentences < self.settings.sentences:
-            reason = f"sentences: {sentences}, at least {self.settings.sentences} asked"
-            return Finding(Fate("c4", reason, score=sentences))
-        if text == whole:
-            return PASS
-        changed = replace(cast("Example", row.content), text=text)
-        return Finding(changed=changed, note=f"{len(lines) - len(stay)} of {len(lines)} lines taken out")
-
-    def _stays(self, line: str, unwanted: Sequence[str]) -> bool:
-        line = line.strip()
-        if not line.endswith(TERMINAL) or line.endswith("..."):
-            return False
-        words = line.split()
-        if len(words) < self.settings.line_words or max(map(len, words)) > LONGEST_WORD:
-            return False
-        return not any(phrase in line.lower() for phrase in unwanted)

@@ -7,22 +7,24 @@ from collections.abc import Iterator
 from luthier.data.split import normalise
 from luthier.data.step import Resolution, Row, Rows, SetStep
 from luthier.recipe.curate import Duplicates as Settings
-from luthier.types import Fate, Message, Pair
+from luthier.types import Example, Fate, Message, Pair
 
 
 class Duplicates(SetStep[Settings]):
     """The same conversation, pair or text again, whatever shape it came in."""
 
     name = "duplicates"
+    version = 2
 
     def signature(self, row: Row) -> bytes:
         """A hash of the turns, 16 bytes."""
         content = row.content
-        parts: list[object]
+        if isinstance(content, Example) and content.text is not None:
+            return hashlib.blake2b(row.group.encode("utf-8", "surrogatepass"), key=b"text", digest_size=16).digest()
         if isinstance(content, Pair):
-            parts = [_turns(content.prompt), _turns(content.chosen), _turns(content.rejected)]
+            parts: list[object] = [_turns(content.prompt), _turns(content.chosen), _turns(content.rejected)]
         else:
-            parts = [_turns(content.messages), None if content.text is None else normalise(content.text)]
+            parts = [_turns(content.messages)]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).digest()
 
     def resolve(self, rows: Rows) -> Iterator[Resolution]:

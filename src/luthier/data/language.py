@@ -1,8 +1,13 @@
 """Which language a text is in (py3langid: naive Bayes over byte n-grams, 97 languages, 4.6 MB, offline)."""
 
 import re
+from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from luthier.data.documents import verdict
 from luthier.data.step import PASS, Finding, Row, RowStep
@@ -13,6 +18,7 @@ LEAST_LETTERS, MOST_LETTERS = 20, 200
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]+`|https?://\S+|\S+@\S+", re.DOTALL)
 """Code blocks, code, addresses: written in no language, or in English everywhere."""
 SIGNS = ("`", "~~~", "://", "@")
+NO_LETTERS = bytes(c for c in range(128) if not chr(c).isalpha())
 
 
 @cache
@@ -31,18 +37,51 @@ def identifier() -> Any:
     return found
 
 
+def _prose(text: str) -> str:
+    """The first 200 letters without code and addresses, white space as single blanks; nothing for less than twenty."""
+    begin = text[: 8 * MOST_LETTERS]
+    if any(sign in begin for sign in SIGNS):
+        begin = NO_PROSE.sub(" ", begin)
+    prose = " ".join(begin[: 2 * MOST_LETTERS].split())
+    if len(prose) < MOST_LETTERS:
+        prose = " ".join(begin.split())
+    prose = prose[:MOST_LETTERS]
+    if prose.isascii():
+        return prose if len(prose.encode().translate(None, NO_LETTERS)) >= LEAST_LETTERS else ""
+    return prose if sum(map(str.isalpha, prose)) >= LEAST_LETTERS else ""
+
+
+Scores = Callable[[str], NDArray[np.float32]]
+
+
+@cache
+def scorer() -> tuple[list[str], Scores]:
+    """Labels, and what gives a probability to each: compiled where numba is installed, with the same results."""
+    found = identifier()
+
+    def plain(prose: str) -> NDArray[np.float32]:
+        ranked = dict(found.rank(prose))
+        return np.array([ranked[label] for label in found.labels], np.float32)
+
+    try:
+        from luthier.data.compiled_language import Scorer
+
+        compiled = Scorer(found)
+    except (ImportError, AttributeError):  # no numba, or a py3langid that keeps its tables otherwise
+        return found.labels, plain
+    return compiled.labels, compiled.probabilities
+
+
 def languages(text: str) -> dict[str, float]:
     """Languages (ISO 639-1) with their probabilities, the likeliest first; nothing for less than twenty letters.
 
     Code, addresses and all but the first 200 letters of prose are left out.
     """
-    begin = text[: 8 * MOST_LETTERS]
-    if any(sign in begin for sign in SIGNS):
-        begin = NO_PROSE.sub(" ", begin)
-    prose = " ".join(begin.split())[:MOST_LETTERS]
-    if sum(map(str.isalpha, prose)) < LEAST_LETTERS:
+    prose = _prose(text)
+    labels, scores = scorer()
+    if not prose:
         return {}
-    return dict(identifier().rank(prose))
+    return dict(sorted(zip(labels, scores(prose).tolist(), strict=True), key=itemgetter(1), reverse=True))
 
 
 class Language(RowStep[Settings]):
@@ -55,14 +94,17 @@ class Language(RowStep[Settings]):
         if unknown := sorted(set(settings.keep) - set(identifier().labels)):
             fix = "give ISO 639-1 codes such as en, de or zh"
             raise RecipeError(f"unknown language {unknown[0]!r}", where="data.curate.language.keep", fix=fix)
+        self.kept = [i for i, label in enumerate(scorer()[0]) if label in settings.keep]
 
     def look(self, row: Row) -> Finding:
         """A row goes when another language is likelier than every one asked for, by the margin."""
-        found = languages(row.text)
-        if not found:
+        prose = _prose(row.text)
+        if not prose:
             return PASS
-        first, likely = next(iter(found.items()))
-        best = max(found.get(code, 0.0) for code in self.settings.keep)
-        if first in self.settings.keep or likely - best < self.settings.margin:
+        labels, scores = scorer()
+        found = scores(prose)
+        first = int(found.argmax())
+        likely, best = float(found[first]), float(found[self.kept].max())
+        if labels[first] in self.settings.keep or likely - best < self.settings.margin:
             return PASS
-        return verdict(self.settings.action, "language", f"it is in '{first}' ({likely:.2f})", likely)
+        return verdict(self.settings.action, "language", f"it is in '{labels[first]}' ({likely:.2f})", likely)

@@ -34,6 +34,8 @@ class Length(RowStep[LengthSettings]):
     def _judge(what: str, texts: Iterable[str], bounds: tuple[int, int | None]) -> Finding:
         least, most = bounds
         for text in texts:
+            if least <= 1 and most is None and text and not text.isspace():  # nothing to count
+                continue
             words = len(text.split())
             if words < least:
                 return Finding(Fate("too_short", f"{what} has {words} words, at least {least} asked", score=words))

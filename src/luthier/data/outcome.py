@@ -7,7 +7,7 @@ any process, and remembered by content. In order: read -> shape and roles -> row
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from luthier.artifact import digest
 from luthier.data.raw import RawRow, Unread, open_row
 from luthier.data.rendering import USUAL, Wanted, letters, most_letters, render_content
 from luthier.data.shapes import Reading, convert, find_field
-from luthier.data.split import content_group, place_of
+from luthier.data.split import place_of
 from luthier.data.step import Content, Row, RowStep, SetStep, Surroundings
 from luthier.data.steps import row_steps, set_steps
 from luthier.errors import TemplateError
@@ -116,10 +116,11 @@ class Workshop:
             if isinstance(found, Fate):
                 outcomes.append(Outcome(shape, found, rule="read" if raw.problem else "shape"))
                 continue
-            placed = (self._place(raw, found), self._tie(raw), self._moment(raw))
+            row = Row(found)
+            placed = (self._place(raw, row), self._tie(raw), self._moment(raw))
             outcome = Outcome(shape, KEPT, "", 0.0, "", b"", b"", *placed)
             outcomes.append(outcome)
-            going.append((outcome, Row(found)))
+            going.append((outcome, row))
         going = self._short(going)  # first of all: steps take long over megabytes
         for step in self.rows:
             going = _step(step, going)
@@ -141,9 +142,9 @@ class Workshop:
             outcome.rating = row.content.margin if isinstance(row.content, Pair) else row.content.rating
             outcome.signatures = tuple(step.signature(row) for step in self.sets)
 
-    def _place(self, raw: RawRow, content: Content) -> int:
+    def _place(self, raw: RawRow, row: Row) -> int:
         """Passages of a document are on the document's place, other rows on the place of what is asked."""
-        group = content_group(content) if raw.document is None else f"document\n{raw.document}"
+        group = row.group if raw.document is None else f"document\n{raw.document}"
         return place_of(group, self.around.seed)
 
     def _tie(self, raw: RawRow) -> int | None:
@@ -197,7 +198,7 @@ def _step(step: RowStep[Any], going: Sequence[tuple[Outcome, Row]]) -> list[tupl
 
 def pack_content(content: Content) -> bytes:
     """An example or pair as JSON, without its place."""
-    body = replace(content, source="", line=0).to_json()
+    body = content.to_json() | {"source": "", "line": 0}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 

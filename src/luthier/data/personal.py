@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from typing import NamedTuple
 
+from luthier.data.hints import AT, COLONS, IPV4, MAC, NINO, Hints, hints
 from luthier.recipe.curate import PersonalKind
 
 
@@ -23,9 +24,9 @@ class Found(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of personal data. `gate` is a quick look that most texts fail; `check` gives the value or None."""
+    """A kind of personal data. `gate` tells what most texts lack; `check` gives the value or None."""
 
-    gate: Callable[[str], bool]
+    gate: Callable[[Hints], bool]
     pattern: re.Pattern[str]
     check: Callable[[str], str | None]
 
@@ -170,15 +171,12 @@ def _whole(text: str) -> str:
     return text
 
 
-_DIGIT, _DIGITS = re.compile(r"\d"), re.compile(r"\d(?:[^\w\n]{0,2}\d){6}")
+def _has(kind: int) -> Callable[[Hints], bool]:
+    return lambda hints: bool(hints.kinds & kind)
 
 
-def _digit(text: str) -> bool:
-    return _DIGIT.search(text) is not None
-
-
-def _digits(text: str) -> bool:
-    return _DIGITS.search(text) is not None
+def _digits(least: int) -> Callable[[Hints], bool]:
+    return lambda hints: hints.digits >= least
 
 
 EMAIL = (
@@ -194,47 +192,50 @@ IBAN = r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,8}(?![A-Za-z0-9])"
 HEX = r"[0-9A-Fa-f]"
 
 KINDS: dict[PersonalKind, Kind] = {
-    "email": Kind(lambda text: "@" in text, re.compile(EMAIL), str.lower),
-    "iban": Kind(_digits, re.compile(IBAN), iban),
-    "card": Kind(_digits, re.compile(r"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])(?!\.\d)"), card),
-    "us_ssn": Kind(_digits, re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), us_ssn),
-    "br_cpf": Kind(_digits, re.compile(r"(?<![\w.])\d{3}\.\d{3}\.\d{3}-\d{2}(?![\w-])"), br_cpf),
-    "cn_id": Kind(_digits, re.compile(r"(?<!\w)[1-8]\d{16}[\dXx](?!\w)"), cn_id),
+    "email": Kind(_has(AT), re.compile(EMAIL), str.lower),
+    "iban": Kind(_digits(7), re.compile(IBAN), iban),
+    "card": Kind(_digits(13), re.compile(r"(?<![\w.+-])\d(?:[ -]?\d){12,18}(?![\w-])(?!\.\d)"), card),
+    "us_ssn": Kind(_digits(9), re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), us_ssn),
+    "br_cpf": Kind(_digits(11), re.compile(r"(?<![\w.])\d{3}\.\d{3}\.\d{3}-\d{2}(?![\w-])"), br_cpf),
+    "cn_id": Kind(_digits(17), re.compile(r"(?<!\w)[1-8]\d{16}[\dXx](?!\w)"), cn_id),
     "fr_nir": Kind(
-        _digits, re.compile(r"(?<!\w)[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d(?!\w)"), fr_nir
+        _digits(8),
+        re.compile(r"(?<!\w)[12] ?\d\d ?(?:0[1-9]|1[0-2]) ?(?:\d\d|2[AB]) ?\d{3} ?\d{3} ?\d\d(?!\w)"),
+        fr_nir,
     ),
-    "es_dni": Kind(_digits, re.compile(r"(?<!\w)\d{8}-?[A-Z](?!\w)"), es_dni),
+    "es_dni": Kind(_digits(8), re.compile(r"(?<!\w)\d{8}-?[A-Z](?!\w)"), es_dni),
     "uk_nino": Kind(
-        _digit,
+        _has(NINO),
         re.compile(r"(?<!\w)(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?\d\d){3} ?[A-D](?!\w)"),
         lambda text: text.replace(" ", ""),
     ),
-    "ipv4": Kind(_digit, re.compile(r"(?<![\w.])(?<!\w/)\d{1,3}(?:\.\d{1,3}){3}(?![\w.]|\.\d)(?!-\w)"), ipv4),
+    "ipv4": Kind(_has(IPV4), re.compile(r"(?<![\w.])(?<!\w/)\d{1,3}(?:\.\d{1,3}){3}(?![\w.]|\.\d)(?!-\w)"), ipv4),
     "ipv6": Kind(
-        lambda text: "::" in text or text.count(":") >= 7,
+        _has(COLONS),
         re.compile(rf"(?<![\w:]){HEX}{{1,4}}(?::{HEX}{{0,4}}){{2,7}}(?![\w:])"),
         ipv6,
     ),
     "mac": Kind(
-        lambda text: text.count(":") >= 5 or text.count("-") >= 5,
+        _has(MAC),
         re.compile(rf"(?<![\w:-]){HEX}{{2}}(?:(?::{HEX}{{2}}){{5}}|(?:-{HEX}{{2}}){{5}})(?![\w:-])"),
         mac,
     ),
-    "phone": Kind(_digits, re.compile(PHONE), phone),
+    "phone": Kind(_digits(8), re.compile(PHONE), phone),
 }
 """In the order in which they claim letters: a card number is no telephone number."""
+
+
+def may_hold_any(found: Hints) -> bool:
+    """False for most texts: no kind has a chance in them."""
+    return any(kind.gate(found) for kind in KINDS.values())
 
 
 def find(text: str, kinds: tuple[PersonalKind, ...] = tuple(KINDS)) -> list[Found]:
     """The personal data in a text, from left to right, without overlaps."""
     taken: list[Found] = []
-    passed: dict[Callable[[str], bool], bool] = {}  # several kinds have the same gate
+    seen = hints(text)
     for name, kind in KINDS.items():
-        if name not in kinds:
-            continue
-        if kind.gate not in passed:
-            passed[kind.gate] = kind.gate(text)
-        if passed[kind.gate]:
+        if name in kinds and kind.gate(seen):
             for found in _matches(name, kind, text):
                 if all(found.end <= other.start or found.start >= other.end for other in taken):
                     taken.append(found)

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from luthier.data.personal import KINDS, Found, find
-from luthier.data.secret_forms import guessed_secrets, known_secrets
+from luthier.data.hints import KEY
+from luthier.data.personal import KINDS, Found, find, may_hold_any
+from luthier.data.secret_forms import guessed_secrets, known_secrets, may_be_guessed
 from luthier.data.step import PASS, Finding, Row, RowStep
 from luthier.recipe.curate import PersonalKind
 from luthier.recipe.curate import Pii as PiiSettings
@@ -45,21 +46,8 @@ class Placeholders:
         return "".join([*parts, text[end:]])
 
 
-def _texts(row: Row) -> list[str]:
-    """Every text of the row, system turns, reasoning and arguments of tools as well."""
-    texts: list[str] = []
-
-    def collect(text: str) -> str:
-        texts.append(text)
-        return text
-
-    row.with_texts(collect)
-    return texts
-
-
 def _treat(row: Row, finder: Finder, policy: Policy, *, fate: str, risk: float) -> Finding:
-    texts = _texts(row)
-    counts = Counter(found.kind for text in texts for found in finder(text))
+    counts = Counter(found.kind for text in row.texts for found in finder(text))
     if not counts:
         return PASS
     said = ", ".join(f"{kind} {n}" for kind, n in sorted(counts.items()))
@@ -67,7 +55,7 @@ def _treat(row: Row, finder: Finder, policy: Policy, *, fate: str, risk: float) 
         return Finding(Fate(fate, f"it holds {said}", score=float(counts.total())))
     if policy == "review":
         return Finding(risk=risk, note=said)
-    placeholders = Placeholders("\n".join(texts))
+    placeholders = Placeholders("\n".join(row.texts))
     return Finding(changed=row.with_texts(lambda text: placeholders.put(text, finder)), note=f"replaced: {said}")
 
 
@@ -82,6 +70,8 @@ class Pii(RowStep[PiiSettings]):
 
     def look(self, row: Row) -> Finding:
         """Which kinds the row holds, or the row with placeholders in their place."""
+        if not may_hold_any(row.hints):
+            return PASS
         return _treat(row, lambda text: find(text, self.kinds), self.settings.action, fate="pii", risk=0.6)
 
 
@@ -92,11 +82,14 @@ class Secrets(RowStep[SecretsSettings]):
 
     def look(self, row: Row) -> Finding:
         """What the known forms say; where they say nothing, or have replaced what they found, the guess."""
-        known = _treat(row, known_secrets, self.settings.known, fate="secret", risk=1.0)
-        if known.fate or known.risk or self.settings.guessed == "off":
+        asked = self.settings
+        known = PASS
+        if row.hints.kinds & KEY:
+            known = _treat(row, known_secrets, asked.known, fate="secret", risk=1.0)
+        if known.fate or known.risk or asked.guessed == "off" or not may_be_guessed(row.hints):
             return known
         rest = Row(known.changed) if known.changed else row
-        guess = _treat(rest, guessed_secrets, self.settings.guessed, fate="secret", risk=0.8)
+        guess = _treat(rest, guessed_secrets, asked.guessed, fate="secret", risk=0.8)
         if known is PASS or guess is PASS:
             return known if guess is PASS else guess
         note = f"{known.note}; {guess.note}"

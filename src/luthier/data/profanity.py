@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.artifact import digest
-from luthier.data.clusters import compiled
 from luthier.data.documents import verdict
 from luthier.data.shingles import BASE, SALT_LETTERS, SALT_PAIR, U64, fold, mix
 from luthier.data.step import PASS, Finding, Row, RowStep
@@ -24,14 +23,15 @@ from luthier.recipe.curate import Profanity as Settings
 BUCKETS_BITS = 17
 LEAST_N, MOST_N = 3, 5
 WINDOW, STRIDE = 32, 16
+WORD = re.compile(rb"[a-z0-9_\x80-\xff]+")
 NOISE = re.compile(r"https?://\S+|@\w+|\bRT\b|&#?\w+;")
 """Addresses and names of people, which say nothing."""
 
 
-def folded(text: str) -> NDArray[np.uint8]:
-    """The text as lower-case words with one blank around each, in UTF-8."""
+def folded(text: str) -> bytes:
+    """The text in lower case without addresses and names, in UTF-8."""
     plain = NOISE.sub(" ", text) if "@" in text or "http" in text or "RT" in text or "&" in text else text
-    return np.frombuffer(b" " + b" ".join(re.findall(rb"[a-z0-9_\x80-\xff]+", fold(plain))) + b" ", np.uint8)
+    return fold(plain)
 
 
 def _hash(data: bytes) -> U64:
@@ -52,7 +52,7 @@ def features(text: str) -> list[NDArray[np.int64]]:
     """
     found: list[NDArray[np.int64]] = []
     before = np.zeros(1, np.uint64)
-    for word in folded(text).tobytes().split():
+    for word in WORD.findall(folded(text)):
         h = _hash(word)
         around = b" " + word + b" "
         parts = [h, mix(h * BASE + before + SALT_PAIR)]
@@ -66,12 +66,22 @@ def features(text: str) -> list[NDArray[np.int64]]:
     return found
 
 
+def _compiled() -> Any:
+    try:
+        from luthier.data import compiled_profanity as found
+    except ImportError:
+        return None
+    return found
+
+
 class Classifier:
     """Weights of the buckets and a bias."""
 
     def __init__(self, weights: NDArray[np.float32], bias: float) -> None:
         self.weights, self.bias = weights, bias
-        self.compiled = compiled()
+        self.compiled = _compiled()
+        if self.compiled is not None:
+            self.known = np.zeros(1 << self.compiled.SLOTS_BITS, self.compiled.KNOWN)
 
     @classmethod
     def load(cls, path: Path) -> "Classifier":
@@ -83,25 +93,24 @@ class Classifier:
 
     def probability(self, text: str) -> float:
         """How likely the text is to be called offensive, from 0 to 1."""
-        sums, counts = self._words(text)
-        if not len(sums):
-            return 0.0
+        logit = self.bias + self._highest(text)
+        return 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0)))
+
+    def _highest(self, text: str) -> float:
+        """The highest score of a window: sum of its weights by the root of their number; -inf without words."""
+        if self.compiled is not None:
+            data = np.frombuffer(folded(text), np.uint8)
+            sizes = (BUCKETS_BITS, LEAST_N, MOST_N, WINDOW, STRIDE)
+            return float(self.compiled.highest(data, self.weights, *sizes, self.known))
+        found = features(text)
+        if not found:
+            return -math.inf
+        sums = np.array([self.weights[one].sum(dtype=np.float64) for one in found])
+        counts = np.array([len(one) for one in found], np.float64)
         total, number = (np.concatenate([[0.0], np.cumsum(one)]) for one in (sums, counts))
         starts = np.arange(0, max(len(sums) - STRIDE, 1), STRIDE)
         ends = np.minimum(starts + WINDOW, len(sums))
-        logit = self.bias + float(((total[ends] - total[starts]) / np.sqrt(number[ends] - number[starts])).max())
-        return 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0)))
-
-    def _words(self, text: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sum of the weights and number of features of each word."""
-        if self.compiled is None:
-            found = features(text)
-            sums = np.array([self.weights[one].sum(dtype=np.float64) for one in found])
-            return sums, np.array([len(one) for one in found], np.float64)
-        data = folded(text)
-        sums, counts = np.empty(len(data)), np.empty(len(data))
-        words = self.compiled.word_weights(data, self.weights, BUCKETS_BITS, LEAST_N, MOST_N, sums, counts)
-        return sums[:words], counts[:words]
+        return float(((total[ends] - total[starts]) / np.sqrt(number[ends] - number[starts])).max())
 
 
 def weights_file() -> Path:

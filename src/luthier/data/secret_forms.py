@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from luthier.data.hints import ASSIGNED, NAME, Hints, hints
 from luthier.data.personal import Found
 
 
@@ -68,8 +69,6 @@ NAMED = re.compile(
     r"(?i:\b[\w.-]{0,30}(?:api[_-]?key|secret|token|passw(?:or)?d|passphrase|credential|auth[_-]?key|access[_-]?key|"
     r"private[_-]?key)[\w-]{0,20})[\"']?\s{0,3}(?::|=|=>|:=)\s{0,3}[\"'`]?(?P<value>[A-Za-z0-9+/_.~!@#$%^&-]{16,200}={0,2})"
 )
-ASSIGNED = re.compile(r"[:=>]\s{0,3}[\"'`]?[A-Za-z0-9+/_.~!@#$%^&-]{16}")
-"""What every guess needs, and hardly a text has."""
 BASE64_BITS, HEX_BITS = 3.7, 3.0
 """Least Shannon entropy of a random-looking value, in bits a letter. English words lie below 3.5."""
 
@@ -105,9 +104,14 @@ def random_looking(value: str) -> bool:
     return entropy(value) >= BASE64_BITS
 
 
+def may_be_guessed(hints: Hints) -> bool:
+    """False for most texts: no telling name is in them, or nothing is assigned."""
+    return bool(hints.kinds & NAME and hints.kinds & ASSIGNED)
+
+
 def guessed_secrets(text: str) -> list[Found]:
     """Random-looking values behind a telling name."""
-    return list(_guesses(text)) if ASSIGNED.search(text) else []
+    return list(_guesses(text)) if may_be_guessed(hints(text)) else []
 
 
 def _guesses(text: str) -> Iterator[Found]:

@@ -7,8 +7,17 @@ is no good gets a fate that names the key or the turn.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+from luthier.data.choices import (
+    CHOICE_KEYS,
+    GOLD_KEYS,
+    QUESTION_KEYS,
+    read_choices,
+    read_cloze,
+    read_instances,
+)
 from luthier.data.feedback import EDIT_KEYS, RATING_KEYS, read_edit, read_rating
 from luthier.data.preferences import Preference, compare, read_preference
 from luthier.data.raw import RawRow
@@ -27,7 +36,13 @@ from luthier.data.turns import (
 from luthier.recipe.objective import RowKind
 from luthier.types import Example, Fate, Json, Message, Pair, Role
 
-PROMPT_KEYS, COMPLETION_KEYS = ("prompt", "question", "query", "input"), ("completion", "response", "output", "answer")
+PROMPT_KEYS, COMPLETION_KEYS = (
+    ("prompt", "question", "query", "input"),
+    (
+        *("completion", "response", "output", "answer"),
+        *("canonical_solution", "ground_truth", "solution"),
+    ),
+)
 INPUT_KEYS = ("input", "context")
 SHOWN_KEYS = 8
 TURN_FEEDBACK = frozenset((*RATING_KEYS, *EDIT_KEYS))
@@ -41,9 +56,9 @@ class Layout(NamedTuple):
     keys: tuple[tuple[str, ...], ...]
     read: Callable[[Json], Found]
 
-    def fits(self, row: Json) -> bool:
-        """True when the row has the keys."""
-        return all(first_key(row, names) is not None for names in self.keys)
+    def fits(self, keys: frozenset[str]) -> bool:
+        """True when a row with these keys has what is needed."""
+        return all(not keys.isdisjoint(names) for names in self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +87,26 @@ def convert(row: RawRow, reading: Reading = Reading()) -> tuple[str | None, Exam
     name: str | None = None
     try:
         value = _mapped(row.value, reading.fields)
-        name = recognise(value, reading) if reading.shape == "auto" else reading.shape
-        if name is None or not SHAPES[name].fits(value):
+        keys = frozenset(key for key, held in value.items() if held is not None)
+        given = frozenset(ours for ours, theirs in reading.fields.items() if theirs is not None)
+        name = recognise(keys, given) if reading.shape == "auto" else reading.shape
+        if name is None or not SHAPES[name].fits(keys):
             return None, _unknown(value, name, reading.fields)
         return name, _content(row, value, SHAPES[name].read(value), reading)
     except RowError as error:
         return name, error.fate
 
 
-def recognise(row: Json, reading: Reading = Reading()) -> str | None:
-    """The name of the first shape whose keys the row has; of those that use a mapped field where fields are mapped."""
-    fitting = [name for name, layout in SHAPES.items() if layout.fits(row)]
-    given = {name for name, key in reading.fields.items() if key is not None}
-    named = [name for name in fitting if given & {key for group in SHAPES[name].keys for key in group}]
+@lru_cache(maxsize=1024)  # the rows of a source have few sets of keys
+def recognise(keys: frozenset[str], fields: frozenset[str] = frozenset()) -> str | None:
+    """The name of the first shape whose keys a row has; of those that use a mapped field where fields are mapped.
+
+    Args:
+        keys: the keys of the row that have a value; null counts as absent, as tables export it.
+        fields: our names of the fields that are mapped.
+    """
+    fitting = [name for name, layout in SHAPES.items() if layout.fits(keys)]
+    named = [name for name in fitting if fields & {key for group in SHAPES[name].keys for key in group}]
     return next(iter(named or fitting), None)
 
 
@@ -185,9 +207,20 @@ def _unknown(row: Json, forced: str | None, fields: Mapping[str, str | None]) ->
     more = f" and {len(row) - SHOWN_KEYS} more" if len(row) > SHOWN_KEYS else ""
     keys = f"keys: {', '.join(seen)}{more}" if row else "the object is empty"
     if forced is None:
-        return Fate("unknown_shape", f"no known shape; {keys}")
+        return Fate("unknown_shape", f"no known shape; {keys}{_advice(row)}")
     wanted = " and ".join(" or ".join(f"'{name}'" for name in names) for names in SHAPES[forced].keys)
     return Fate("unknown_shape", f"not the shape '{forced}', which needs {wanted}; {keys}")
+
+
+def _advice(row: Json) -> str:
+    """The field map that would read a row of no known shape, as far as its longest text tells."""
+    texts = sorted((key for key, value in row.items() if isinstance(value, str) and value), key=lambda k: -len(row[k]))
+    if not texts:
+        return ""
+    if (asked := first_key(row, PROMPT_KEYS)) and len(texts) > 1:
+        other = next(key for key in texts if key != asked)
+        return f"; if '{other}' answers '{asked}', say fields: {{completion: {other}}} beside the source's path"
+    return f"; to learn '{texts[0]}' as plain text say fields: {{text: {texts[0]}}} beside the source's path"
 
 
 def _with_system(row: Json, turns: list[Message]) -> list[Message]:
@@ -253,6 +286,9 @@ SHAPES: dict[str, Layout] = {
     "messages": Layout((("messages",),), _messages),
     "sharegpt": Layout((("conversations",),), _sharegpt),
     "alpaca": Layout((("instruction",), ("output", "response")), _alpaca),
+    "instances": Layout((("instruction",), ("instances",)), read_instances),
+    "choices": Layout((QUESTION_KEYS, CHOICE_KEYS, GOLD_KEYS), read_choices),
+    "cloze": Layout((("context_options",), ("continuation",), ("gold",)), read_cloze),
     "question_answer": Layout((("question",), ("answer",)), _question_answer),
     "prompt_completion": Layout((PROMPT_KEYS, COMPLETION_KEYS), _prompt_completion),
     "text": Layout((("text",),), _text),

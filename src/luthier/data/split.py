@@ -19,15 +19,20 @@ BITS = 63
 
 def normalise(text: str) -> str:
     """The text in Unicode's composed form (NFC) with each run of white space as one blank."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
 
 
 def content_group(content: Example | Pair) -> str:
-    """What must not stand on both sides: the first user turn, or the whole plain text."""
+    """What must not stand on both sides, normalised: the first user turn, or the whole plain text."""
+    return normalise(asked(content))
+
+
+def asked(content: Example | Pair) -> str:
+    """The first user turn, or the whole plain text."""
     if isinstance(content, Example) and content.text is not None:
-        return normalise(content.text)
+        return content.text
     turns = content.prompt if isinstance(content, Pair) else content.messages
-    return normalise(next((message.content for message in turns if message.role == "user"), ""))
+    return next((message.content for message in turns if message.role == "user"), "")
 
 
 def place_of(group: str, seed: int) -> int:

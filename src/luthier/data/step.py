@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from luthier.artifact import digest
+from luthier.data.hints import Hints, hints
+from luthier.data.split import content_group
 from luthier.data.statistics import Statistics, statistics
 from luthier.recipe.section import Section
 from luthier.types import Example, Fate, Json, Message, Pair
@@ -63,6 +65,30 @@ class Row:
         if isinstance(self.content, Example) and self.content.text is not None:
             return self.content.text
         return "\n\n".join(turn.content for turn in self.messages if turn.role != "system")
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Every text of the row: system turns, reasoning and the arguments of tool calls as well."""
+        if isinstance(self.content, Example) and self.content.text is not None:
+            return (self.content.text,)
+        found: list[str] = []
+
+        def collect(text: str) -> str:
+            found.append(text)
+            return text
+
+        self.with_texts(collect)
+        return tuple(found)
+
+    @cached_property
+    def group(self) -> str:
+        """What must not stand on both sides of a division: the first user turn or the plain text, normalised."""
+        return content_group(self.content)
+
+    @cached_property
+    def hints(self) -> Hints:
+        """Which costly patterns are worth trying on the row's texts."""
+        return hints("\n".join(self.texts))
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -7,8 +7,9 @@ this table import what is heavy (scikit-learn, compiled code) inside the step, n
 from typing import Any
 
 from luthier.data.boilerplate import Boilerplate
+from luthier.data.c4 import C4
 from luthier.data.contamination import Contamination
-from luthier.data.documents import C4, FineWeb, Gopher, Repetition
+from luthier.data.documents import FineWeb, Gopher, Repetition
 from luthier.data.duplicates import Duplicates
 from luthier.data.language import Language
 from luthier.data.length import Length, LengthOutliers

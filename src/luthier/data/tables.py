@@ -2,9 +2,10 @@
 
 import csv
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ STRUCTURED = (
 """Columns that may hold JSON in a cell."""
 SEPARATORS = ",;\t|"
 BATCH = 256
+CHOICES, LEAST_CELLS = ["A", "B", "C", "D", "E"], 4
+"""Letters of choices, and the least cells of a row with a question, two choices and the letter of the right one."""
 _ESCAPED = re.compile("[\ud800-\udfff]")
 
 
@@ -36,12 +39,20 @@ def read_table(path: Path, source: str) -> Iterator[RawRow]:
     with open_stream(path, source) as stream:
         text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
         csv.field_size_limit(LARGEST_ROW)
-        header, separator = _header(text, source)
-        rows = csv.reader(text, delimiter=separator, strict=True)
+        first = text.readline()
+        header, separator = _header(first, source)
         start = 2
+        lines: Iterable[str] = text
+        if (
+            len(header) >= LEAST_CELLS and header[-1] in CHOICES and len(header[0]) > 1
+        ):  # MMLU's files begin with the first question
+            lines, start = itertools.chain([first], text), 1
+            header = ["question", *CHOICES[: len(header) - 2], "answer"]
+        rows = csv.reader(lines, delimiter=separator, strict=True)
+        before = start
         try:
             for cells in rows:
-                line, start = start, rows.line_num + 2
+                line, start = start, rows.line_num + before
                 if any(cell.strip() for cell in cells):
                     yield _row(source, line, header, cells)
         except csv.Error as error:
@@ -52,8 +63,7 @@ def read_table(path: Path, source: str) -> Iterator[RawRow]:
             ) from error
 
 
-def _header(text: io.TextIOWrapper, source: str) -> tuple[list[str], str]:
-    line = text.readline()
+def _header(line: str, source: str) -> tuple[list[str], str]:
     if _ESCAPED.search(line):
         raise DataError("the header is not UTF-8", where=f"{source}:1", fix="save the table as UTF-8")
     separator = max(SEPARATORS, key=line.count)

@@ -8,10 +8,13 @@ from luthier.recipe.curate import Curate
 from luthier.recipe.review import Review
 from luthier.recipe.section import Section
 
-Shape = Literal["auto", "preference", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+Shape = Literal[
+    "auto", "preference", "messages", "sharegpt", "alpaca", "instances", "choices", "cloze", "question_answer",
+    "prompt_completion", "text",
+]  # fmt: skip
 FieldName = Literal[
     "messages", "conversations", "system", "instruction", "input", "output", "history", "prompt", "completion",
-    "question", "answer", "text", "chosen", "rejected", "margin", "tools", "rating", "edited",
+    "question", "answer", "choices", "instances", "text", "chosen", "rejected", "margin", "tools", "rating", "edited",
 ]  # fmt: skip
 
 

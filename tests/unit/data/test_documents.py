@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from luthier.data.documents import C4, REPETITION, FineWeb, Gopher, Repetition
+from luthier.data.c4 import C4
+from luthier.data.documents import REPETITION, FineWeb, Gopher, Repetition
 from luthier.data.step import PASS, Row, RowStep, Surroundings
 from luthier.recipe import curate
 from luthier.types import Example, Message
