@@ -6,7 +6,7 @@ times faster at 1,000 to 4,000 tokens. Registered with transformers as `luthier_
 keyword `documents`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,20 @@ from luthier.errors import DataError
 NAME = "luthier_packed"
 
 
+class Documents:
+    """Where the documents of one sequence lie.
+
+    `bounds` 0 = b0 < b1 < ... < tokens: document i is [b_i, b_i+1). `beginnings`: document i also sees the places
+    [start, end) that another begins with, as if they stood right before its own. A class of its own, so that blocks
+    compiled by torch.compile pass it on as it is: of a list they would remember the length.
+    """
+
+    __slots__ = ("beginnings", "bounds")
+
+    def __init__(self, bounds: list[int], beginnings: Mapping[int, tuple[int, int]] | None = None) -> None:
+        self.bounds, self.beginnings = bounds, beginnings or {}
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -31,7 +45,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    documents: list[int] | None = None,
+    documents: Documents | None = None,
     prefix: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -48,8 +62,8 @@ def packed_attention(
         sliding_window: how many tokens back a token may look, itself included.
         softcap: bound of the scores, by a tanh (Gemma 2); the fused kernels have none, so plain matrices are used.
         s_aux: [heads], the score of a place that holds nothing, the attention sink (gpt-oss); likewise.
-        documents: boundaries 0 = b0 < b1 < ... < tokens; document i is [b_i, b_i+1). None: padding on the right is
-            harmless under causal attention, so lines need no mask either.
+        documents: of the one line; None: padding on the right is harmless under causal attention, so lines need no mask
+            either.
         prefix: for each layer keys and values [key heads, V, size] that every document sees before its own.
 
     Returns:
@@ -58,11 +72,19 @@ def packed_attention(
     parts = []
     before = [] if prefix is None else [t.to(key.dtype).expand(len(key), *t.shape) for t in prefix[_layer(module)]]
     probability = dropout if module.training else 0.0
-    sizes = [end - start for start, end in pairwise(documents or [0, query.shape[2]])]
+    laid = documents or Documents([0, query.shape[2]])
+    sizes = [end - start for start, end in pairwise(laid.bounds)]
     # Splitting, not slicing: the gradients of the parts are laid end to end, not each added to a whole of zeros.
-    for q, k, v in zip(*(torch.split(t, sizes, 2) for t in (query, key, value)), strict=True):
-        if before:
-            k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
+    split = [torch.split(t, sizes, 2) for t in (query, key, value)]
+    for number, (q, k, v) in enumerate(zip(*split, strict=True)):
+        keys, values = [[t] for t in before] if before else ([], [])
+        if number in laid.beginnings:
+            start, end = laid.beginnings[number]
+            other = laid.bounds.index(start)
+            keys.append(split[1][other][:, :, : end - start])
+            values.append(split[2][other][:, :, : end - start])
+        if keys:
+            k, v = torch.cat([*keys, k], dim=2), torch.cat([*values, v], dim=2)
         seen = _window(q.shape[2], sliding_window, query.device, k.shape[2] - q.shape[2])
         if softcap is not None or s_aux is not None:
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
@@ -120,7 +142,8 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-AttentionInterface.register(NAME, packed_attention)
+# Where documents end differs from batch to batch: compiled blocks call it, and do not look inside.
+AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
 AttentionMaskInterface.register(NAME, _no_mask)
 
 

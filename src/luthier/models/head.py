@@ -1,4 +1,4 @@
-"""Log-probabilities beside a frozen output head, their gradient made in the forward pass.
+"""Log-probabilities from the output head, their gradient made in the forward pass.
 
 With W [V, h] the head, z = W x the logits of a state x and p = softmax(z), the log-probability of token t has
 
@@ -6,7 +6,10 @@ With W [V, h] the head, z = W x the logits of a state x and p = softmax(z), the 
 
 for each state by itself: whatever the objective does with the log-probabilities only scales these rows. So one chunk's
 logits give both, and no later pass makes them again: 4 V h operations a label where making them again takes 6 V h.
-Logits are float32 from the product on, and never held for more than a chunk.
+
+A head that learns adds the gradient of W, a sum over labels, for which their weights have to be known: where the loss
+is the plain sum of the log-probabilities, they are all one, so that too is made on the way (6 V h instead of 8 V h).
+Logits are float32 from the product on, and never held for more than a chunk; sums over chunks are float32.
 """
 
 from dataclasses import dataclass
@@ -87,6 +90,72 @@ class _Frozen(torch.autograd.Function):
         return (slopes * gradient[:, None]).to(slopes.dtype), None, None, None, None, None
 
 
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        bend: Bend,
+        rows: int,
+    ) -> torch.Tensor:
+        place = hidden.device.type
+        compute = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else weight.dtype
+        total = torch.zeros((), device=hidden.device)
+        slopes = torch.empty_like(hidden)
+        learned = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        shifted = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        with torch.autocast(place, enabled=False):
+            matrix, shift = weight.to(compute), None if bias is None else bias.to(compute)
+            for start in range(0, len(targets), rows):
+                states, at = hidden[start : start + rows].to(compute), targets[start : start + rows, None]
+                logits = bend.apply(F.linear(states, matrix, shift).float())
+                bent = logits if bend.cap is not None else None
+                logits = torch.log_softmax(logits, dim=-1)
+                total += logits.gather(1, at).sum()
+                odds = logits.exp_().neg_().scatter_add_(1, at, torch.ones_like(at, dtype=torch.float32))
+                odds = bend.slope_(odds, bent)
+                if shifted is not None:
+                    shifted += odds.sum(0)
+                odds = odds.to(compute)
+                slopes[start : start + rows] = odds @ matrix
+                if compute == torch.float32:
+                    learned.addmm_(odds.T, states)
+                else:
+                    learned += odds.T @ states
+        ctx.save_for_backward(slopes, learned, *([] if shifted is None else [shifted]))
+        ctx.kinds = weight.dtype, None if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        slopes, learned, *shifted = ctx.saved_tensors
+        weight, bias = ctx.kinds
+        return (
+            (slopes * gradient).to(slopes.dtype) if ctx.needs_input_grad[0] else None,
+            (learned * gradient).to(weight) if ctx.needs_input_grad[1] else None,
+            (shifted[0] * gradient).to(bias) if shifted and ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+        )
+
+
+def summed_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    bend: Bend,
+    rows: int,
+) -> torch.Tensor:
+    """The sum of what `frozen_logprobs` gives, as a scalar; differentiable in the head too, once."""
+    return _Summed.apply(hidden, weight, bias, targets, bend, rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def frozen_logprobs(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -108,6 +177,11 @@ def frozen_logprobs(
     return _Frozen.apply(hidden, weight, bias, targets, bend, rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def is_plain(head: Any) -> bool:
+    """Whether the head is a plain matrix, without adapters or a wrapper."""
+    return type(head) is torch.nn.Linear
+
+
 def is_frozen(head: Any) -> bool:
-    """Whether the head is a plain matrix that does not learn."""
-    return type(head) is torch.nn.Linear and not any(p.requires_grad for p in head.parameters())
+    """Whether it is a plain matrix that does not learn."""
+    return is_plain(head) and not any(p.requires_grad for p in head.parameters())

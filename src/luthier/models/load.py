@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from luthier.errors import DataError, Missing
 from luthier.models.base import Base
+from luthier.models.fastest import speeds
 from luthier.recipe import Dtype, Qlora
 from luthier.text import load_tokenizer
 
@@ -23,13 +24,20 @@ def device() -> torch.device:
 
 
 def training_dtype(asked: Dtype) -> DtypeName:
-    """The number format of the weights: what was asked for, or what this hardware is fast in.
+    """The number format of the weights: what was asked for, or what this machine is fast in.
 
-    Without AMX, bfloat16 on a CPU is half as fast as float32, so a CPU gets float32.
+    bfloat16 on a GPU that has it. On a CPU it is tried out: without AMX it is no faster than float32.
     """
     if asked != "auto":
         return asked
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return speeds().dtype
+
+
+def machine_notes(asked: Dtype) -> list[str]:
+    """What the plan says of how fast this machine is in which format, where the recipe leaves that open."""
+    return [f"{speeds()}: so {training_dtype('auto')}"] if asked == "auto" else []
 
 
 def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None, scores: bool = False) -> torch.nn.Module:

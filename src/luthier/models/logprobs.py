@@ -1,8 +1,8 @@
 """The loss head: log-probabilities of labelled tokens, without ever holding the logits of the whole batch.
 
-Only hidden states that have a label reach the output head, and those in chunks. Beside a frozen head each chunk's
-gradient is made while its logits are there (`head.py`); where the head is trained, the backward pass makes them anew.
-One primitive, `token_logprobs`, serves every objective.
+Only hidden states that have a label reach the output head, and those in chunks. Each chunk's gradient is made while its
+logits are there (`head.py`): beside a frozen head always, with one that learns where the loss is their sum; else the
+backward pass makes them anew. One primitive, `token_logprobs`, serves every objective.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from luthier.models.attention import NAME
+from luthier.models.attention import NAME, Documents
 from luthier.models.batch import Batch
-from luthier.models.head import Bend, frozen_logprobs, is_frozen
+from luthier.models.head import Bend, frozen_logprobs, is_frozen, is_plain, summed_logprobs
 from luthier.models.prompts import lay_prompts, learns_prompt, plain_logits
 from luthier.models.tuning import causal_model
 
@@ -33,7 +33,7 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     else:
         inputs = {"input_ids": batch.ids, "position_ids": batch.positions}
         if batch.documents is not None:
-            inputs["documents"] = batch.documents
+            inputs["documents"] = Documents(batch.documents, batch.beginnings)
     with _noise(causal, batch):
         hidden: torch.Tensor = causal.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
     return hidden if places is None else hidden.index_select(0, places)
@@ -99,6 +99,17 @@ def batch_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> torch.
     """Log-probabilities [labels] of a batch's targets."""
     hidden = hidden_states(model, batch)
     return token_logprobs(model, hidden.index_select(0, batch.sources), batch.targets, temperature)
+
+
+def batch_logprob_sum(model: Any, batch: Batch) -> torch.Tensor:
+    """The sum of a batch's `batch_logprobs`: what the gradient of a head that learns can be made for in one pass."""
+    hidden = hidden_states(model, batch).index_select(0, batch.sources)
+    causal = causal_model(model)
+    head, config = causal.get_output_embeddings(), causal.config.get_text_config()
+    if not is_plain(head) or is_frozen(head) or not torch.is_grad_enabled():
+        return token_logprobs(model, hidden, batch.targets).sum()
+    rows = max(1, CHUNK_LOGITS // config.vocab_size)
+    return summed_logprobs(hidden, head.weight, head.bias, batch.targets, Bend.of(config), rows)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import peft
 import torch
 from transformers import DynamicCache
 
+from luthier.models.attention import Documents
 from luthier.models.batch import Batch
 from luthier.recipe import Prefix, Prompt, PTuning
 
@@ -83,7 +84,7 @@ def lay_prompts(model: Any, batch: Batch) -> tuple[dict[str, Any], torch.Tensor 
     positions = batch.positions + v
     if is_prefix(model):
         inputs = {"input_ids": batch.ids, "position_ids": positions, "prefix": _prefix(model)}
-        return inputs | ({} if batch.documents is None else {"documents": batch.documents}), None
+        return inputs | ({} if batch.documents is None else {"documents": Documents(batch.documents)}), None
     own = model.word_embeddings(batch.ids)
     learned = model.get_prompt(batch_size=1)[0].to(own.dtype)
     lines, length, hidden = own.shape
@@ -105,7 +106,7 @@ def lay_prompts(model: Any, batch: Batch) -> tuple[dict[str, Any], torch.Tensor 
     places = batch.positions.new_zeros(length + count * v)
     places = places.index_copy(0, at, positions[0]).index_copy(0, before.flatten(), starts.repeat(count))
     documents = [bound + number * v for number, bound in enumerate(batch.documents)]
-    return {"inputs_embeds": embeds[None], "position_ids": places[None], "documents": documents}, at
+    return {"inputs_embeds": embeds[None], "position_ids": places[None], "documents": Documents(documents)}, at
 
 
 def opening(

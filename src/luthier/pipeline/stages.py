@@ -104,7 +104,7 @@ def _plan_settings(work: Work) -> dict[str, Any]:
 
 def _make_plan(work: Work, out: Path) -> None:
     from luthier.models.counting import model_facts, trainable_parameters
-    from luthier.models.load import training_dtype
+    from luthier.models.load import machine_notes, training_dtype
     from luthier.plan import decide, with_changes
 
     asked = work.recipe.model.dtype
@@ -117,7 +117,7 @@ def _make_plan(work: Work, out: Path) -> None:
         return counted[key]
 
     facts, dataset = model_facts(work.base), work.artifacts["dataset"].json("facts.json")
-    plan = decide(work.recipe, dataset, facts, work.hardware, training_dtype(asked), count)
+    plan = decide(work.recipe, dataset, facts, work.hardware, training_dtype(asked), count, machine_notes(asked))
     for warning in plan.warnings:
         work.log.write(events.Warned(warning))
     plan = with_changes(
@@ -164,7 +164,16 @@ def _make_baseline(work: Work, out: Path) -> None:
 
 
 def _model_settings(work: Work) -> dict[str, Any]:
-    decided = ("tuning", "learning_rate", "batch_tokens", "micro_batch_tokens", "packing", "dtype", "recompute")
+    decided = (
+        "tuning",
+        "learning_rate",
+        "batch_tokens",
+        "micro_batch_tokens",
+        "packing",
+        "dtype",
+        "recompute",
+        "compile",
+    )
     replay = work.recipe.data.replay
     rewards = {"rewards": found} if (found := reward_inputs(work.recipe, work.run.home)) else {}
     return {

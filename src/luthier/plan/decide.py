@@ -8,7 +8,7 @@
 What was decided is then made to fit: smaller passes, then recomputed activations, then a 4-bit base.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +30,11 @@ RANKS = (8, 16, 32, 64, 128)
 UPDATES_AN_EPOCH = 40
 BATCH_TOKENS = (1_024, 16_384)
 MICRO_TOKENS = {"cpu": 4_096, "gpu": 16_384}
+COMPILING = {"cpu": (120, 0.05), "gpu": (60, 0.15)}
+"""Seconds that compiling the blocks takes, and the share of a step that it saves: on a CPU as measured
+(docs/performance.md), on a GPU as others publish (torchtune: 27 % more tokens a second, Axolotl: 14 to 19 % less)."""
+SAMPLED = ("ppo", "grpo", "rloo")
+"""Objectives that spend their time sampling, which compiled blocks do not speed up."""
 FULL = 0.95
 """Share of the memory that a run may take by the estimate."""
 
@@ -52,6 +57,7 @@ class Plan:
     micro_batch_tokens: int
     packing: bool
     recompute: bool
+    compile: bool
     processes: int
     parallel: str
     memory: dict[str, int]
@@ -122,6 +128,7 @@ def decide(
     hardware: Hardware,
     dtype: str,
     count: Count,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Decide what the recipe leaves open.
 
@@ -132,11 +139,12 @@ def decide(
         hardware: of this machine.
         dtype: number format of the weights in training.
         count: gives the exact number of parameters that a tuning trains.
+        notes: what else was found of the machine and is worth saying.
 
     Raises:
         RecipeError: what the recipe asks for cannot fit, or is not there.
     """
-    d = _Decision(recipe, dataset, facts, hardware, dtype, count, _row_notes(dataset))
+    d = _Decision(recipe, dataset, facts, hardware, dtype, count, [*notes, *_row_notes(dataset)])
     world = _devices(d)
     tuning = _tuning(d, world)
     _check_bits(tuning, facts)
@@ -152,6 +160,7 @@ def decide(
     flops = flops_per_token(facts, tuning, trainable, length=length, labelled=d.labelled)
     d.reasons.append(_length_reason(recipe))
     warning = warn_rate(tuning.kind, rate)
+    seconds = _seconds(d, flops, tokens, length, world)
     return Plan(
         tuning=tuning,
         reasons=d.reasons,
@@ -165,12 +174,13 @@ def decide(
         micro_batch_tokens=setting.tokens,
         packing=recipe.training.packing,
         recompute=setting.recompute,
+        compile=_compiles(d, seconds, setting.recompute),
         processes=world,
         parallel=setting.parallel,
         memory=memory,
         memory_available=d.room(world),
         flops_per_token=flops,
-        seconds=_seconds(d, flops, tokens, length, world),
+        seconds=seconds,
         hardware=hardware,
     )
 
@@ -353,6 +363,18 @@ def _fits(d: _Decision, needed: int, tuning: Tuning, world: int) -> None:
             fix="tuning.kind=qlora, or a smaller training.micro_batch_tokens or model",
         )
     d.reasons.append(f"about {needed / 1e9:.2f} GB of {room / 1e9:.0f} GB are needed")
+
+
+def _compiles(d: _Decision, seconds: float | None, recompute: bool) -> bool:
+    """Whether compiling the blocks is worth its time."""
+    asked, fresh = d.recipe.training.compile, d.recipe.objective.kind in SAMPLED
+    if asked is not None or recompute or fresh or seconds is None:
+        return bool(asked)
+    cost, share = COMPILING["gpu" if d.hardware.gpus else "cpu"]
+    if share * seconds < 2 * cost:
+        return False
+    d.reasons.append(f"blocks are compiled: about {cost} s, to save {share:.0%} of {seconds / 60:.0f} min")
+    return True
 
 
 def _seconds(d: _Decision, flops: int, tokens: int, length: float, world: int) -> float | None:

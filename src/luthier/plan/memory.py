@@ -96,6 +96,8 @@ def _whole(facts: ModelFacts, setting: Setting) -> float:
     size, kind = BYTES[setting.dtype], setting.tuning.kind
     if isinstance(setting.tuning, Qlora):
         held = (facts.total - facts.linear) * size + facts.linear * QUANTISED[setting.tuning.bits]
+    elif isinstance(setting.tuning, Lora) and setting.tuning.base != "exact":
+        held = (facts.total - facts.linear) * size + facts.linear * QUANTISED[8]
     else:
         held = facts.total * (4 if kind in WHOLE else size)
     return held + (0 if kind in WHOLE else setting.trainable * 4)

@@ -39,7 +39,8 @@ class Model(Section):
     revision: str | None = None
     """Commit or tag of a hub model; the newest when not given. The one used is written to the lock."""
     dtype: Dtype = "auto"
-    """Number format of the weights in training. `auto`: bfloat16 on a GPU that has it, float32 on a CPU."""
+    """Number format of the weights in training. `auto`: bfloat16 on a GPU that has it; on a CPU what is faster there,
+    as tried out: float32 unless it has AMX."""
     new_tokens: tuple[str, ...] = ()
     """Control tokens that the vocabulary lacks, for example `<|im_start|>` for a base model that is to learn to chat.
     Their embeddings begin at the mean of all others and are trained, with `full`, `lora` and `qlora`."""

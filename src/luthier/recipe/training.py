@@ -37,6 +37,9 @@ class Training(Section):
     recompute: bool | None = None
     """Compute each block's activations again in the backward pass instead of keeping them: less memory, about a third
     more work. Where memory needs it when not given."""
+    compile: bool | None = None
+    """Compile the model's blocks with torch.compile, which takes a minute or two and needs a C++ compiler on a CPU.
+    Where the run is long enough to win that back when not given."""
     devices: Annotated[int, Field(ge=1)] | None = None
     """How many GPUs (or, on a machine without, processes) train together; all GPUs when not given, else one process."""
     parallel: Literal["ddp", "fsdp"] | None = None

@@ -58,6 +58,10 @@ class Lora(Section):
     both are saved as a plain adapter of twice the rank, which fits the unchanged base."""
     lora_plus: Annotated[float, Field(ge=1)] | None = None
     """How many times faster B learns than A (Hayou et al. 2024, LoRA+, arXiv:2402.12354; they suggest 16)."""
+    base: Literal["exact", "int8", "fp8"] = "exact"
+    """Number format of the frozen weights while training. `int8`: rounded to 8 bits, a quarter of the memory, and
+    faster where the CPU multiplies 8-bit integers fast; `fp8`: the same on Ada, Hopper and later GPUs. Only training
+    sees the rounded weights: evaluation and release have the adapters beside the exact ones."""
     modules_to_save: tuple[str, ...] = ()
     """Layers trained as a whole beside the adapters, for example `embed_tokens` and `lm_head`."""
 
@@ -76,6 +80,8 @@ class Qlora(Lora):
 
     @model_validator(mode="after")
     def _fits_a_quantised_base(self) -> "Qlora":
+        if self.base != "exact":
+            raise ValueError(f"tuning.base={self.base} rounds a base that qlora rounds already; remove it")
         if self.init in ("pissa", "olora"):
             raise ValueError(f"tuning.init={self.init} takes the weight apart, which a quantised one does not allow")
         if self.bits == 8 and self.compute_dtype != "auto":

@@ -8,6 +8,7 @@ from luthier.errors import TrainingStopped
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import lay_out
 from luthier.models.logprobs import batch_logprobs, batch_scores, plain_logprobs, plain_scores
+from luthier.models.rounded import rounds_inputs
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 
@@ -55,9 +56,42 @@ def check_head(model: Any, rows: TokenRows, *, packed: bool, compute: torch.dtyp
     return difference
 
 
+@torch.no_grad()
+def check_shared(model: Any, rows: TokenRows, *, scores: bool, compute: torch.dtype) -> float:
+    """Compare pairs whose common beginning is computed once with pairs laid one after the other.
+
+    Returns:
+        The largest difference of a log-probability, or of a score.
+
+    Raises:
+        TrainingStopped: they differ by more than rounding can explain.
+    """
+    model.eval()
+    place = next(model.parameters()).device
+    lengths = [int(sum(rows.lengths[i : i + 2])) for i in range(0, len(rows), 2)]
+    chosen = [
+        row
+        for pair in _choose(lengths, causal_model(model).config.get_text_config())
+        for row in (2 * pair, 2 * pair + 1)
+    ]
+    found = []
+    with attention(causal_model(model), NAME):
+        for shared in (False, True):
+            batch = lay_out(rows, chosen, packed=True, shared=shared).to(place)
+            found.append(batch_scores(model, batch) if scores else batch_logprobs(model, batch))
+    difference = (found[0] - found[1]).abs().max().item()
+    if not difference <= (ROUNDED if _rounds(model) else BOUNDS[compute]):
+        raise TrainingStopped(
+            f"pairs that share their beginning do not give what they give alone: they differ by up to {difference:.3g}",
+            where="check before training",
+            fix="choose another base model",
+        )
+    return difference
+
+
 def _rounds(model: Any) -> bool:
     """True for a base in 8 bits, whose layers round activations too."""
-    return bool(getattr(causal_model(model), "is_loaded_in_8bit", False))
+    return bool(getattr(causal_model(model), "is_loaded_in_8bit", False)) or rounds_inputs(model)
 
 
 @torch.no_grad()

@@ -13,10 +13,16 @@ import torch
 from luthier import events
 from luthier.artifact import digest, make_folder, write_text
 from luthier.errors import DataError, TrainingStopped
+from luthier.models.attention import NAME, attention
 from luthier.models.base import Base
+from luthier.models.compiled import compile_blocks, why_not
 from luthier.models.fast_lora import make_fast
+from luthier.models.fastest import speeds
 from luthier.models.load import DTYPES, DtypeName, device, load_model
+from luthier.models.logprobs import hidden_states
+from luthier.models.prompts import learns_prompt
 from luthier.models.roles import without_critic
+from luthier.models.rounded import round_base
 from luthier.models.tuned import save_tuned
 from luthier.models.tuning import MUTATING, WHOLE, causal_model, quantisation, tune
 from luthier.models.untrained import untrained_tokens
@@ -24,7 +30,7 @@ from luthier.recipe import Lora, Policy, Recipe, Training, Tuning
 from luthier.text import TokenRows, load_rows
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.batches import Update, schedule
-from luthier.train.check import check_head, check_scores
+from luthier.train.check import check_head, check_scores, check_shared
 from luthier.train.checkpoint import load_weights
 from luthier.train.curve import overfitting
 from luthier.train.forward import Forward, add_reference, spread, together
@@ -81,6 +87,7 @@ def fit(
     rows, validation, own = _rows(job, objective)
     _check_pad(objective, rows, tokenizer, log)
     model = _model(job, objective)
+    _quicken(job, model, log)
     if job.tuning.kind != "full":
         _warn_of_untrained(model, rows, tokenizer, job.base.new_tokens, log)
     packed = _can_pack(model, rows, objective, DTYPES[dtype], log) if plan["packing"] else False
@@ -92,8 +99,11 @@ def fit(
         return _train(job, model, objective, made, limits, tokenizer, log, on_step, parallel)
     updates = _updates(recipe, plan, rows, own, objective.group)
     settings = _settings(job, len(updates), _every(recipe, len(updates)), tokenizer, packed=packed)
+    shared = packed and _can_share(model, rows, objective, job, log)
+    settings = replace(settings, shared=shared)
     if objective.reference:
-        rows, validation = (_with_reference(job, model, part, settings, parallel) for part in (rows, validation))
+        parts = (rows, validation)
+        rows, validation = (_with_reference(job, model, part, settings, parallel, objective.group) for part in parts)
         parallel.wait()
     if recipe.training.probe and parallel.kind != "fsdp" and not (job.out / "checkpoints").exists():
         settings, updates = _fitted(job, model, objective, rows, own, settings, updates, log, parallel)
@@ -136,7 +146,7 @@ def _train(
 
 
 def _with_reference(
-    job: Job, model: torch.nn.Module, rows: TokenRows, settings: LoopSettings, parallel: Parallel
+    job: Job, model: torch.nn.Module, rows: TokenRows, settings: LoopSettings, parallel: Parallel, group: int
 ) -> TokenRows:
     """The rows with what the model says of them before training, from an earlier run where one computed just that."""
     changed = job.tuning.init if isinstance(job.tuning, Lora) and job.tuning.init in MUTATING else None
@@ -145,15 +155,16 @@ def _with_reference(
         job.plan["dtype"],
         _loaded_as(job),
         None if bits is None else bits.model_dump(mode="json"),
+        getattr(job.tuning, "base", "exact"),
         changed,
         job.base.new_tokens,
     ]
-    key = digest([*what, rows_digest(rows), settings.packed, settings.micro_tokens])
+    key = digest([*what, rows_digest(rows), settings.packed, settings.shared, settings.micro_tokens])
     folder = job.references or job.out
     make_folder(folder)
-    forward = Forward(settings.packed, settings.pad, settings.compute, device())
+    forward = Forward(settings.packed, settings.pad, settings.compute, device(), settings.shared)
     cache = folder / f"reference-{key[:16]}.safetensors"
-    return add_reference(model, rows, forward, settings.micro_tokens, parallel, cache)
+    return add_reference(model, rows, forward, settings.micro_tokens, parallel, cache, group)
 
 
 def _fitted(
@@ -191,9 +202,45 @@ def _loaded_as(job: Job) -> DtypeName:
 
 def _model(job: Job, objective: Objective) -> torch.nn.Module:
     loaded = load_model(job.base, _loaded_as(job), quantise=quantisation(job.tuning), scores=objective.scores)
-    model = tune(loaded, job.tuning, job.recipe.seed)
+    return tune(loaded, job.tuning, job.recipe.seed)
+
+
+def _quicken(job: Job, model: torch.nn.Module, log: events.Log) -> None:
+    """Round the base if the tuning says so, and put the fast layers in place."""
+    if isinstance(job.tuning, Lora) and job.tuning.base != "exact":
+        pays = speeds().multiplies_int8
+        round_base(model, job.tuning.base, multiplies=pays)
+        if job.tuning.base == "int8" and not pays:
+            log.write(
+                events.Warned(
+                    "this machine does not multiply 8-bit integers faster than float32: the rounded base saves memory, "
+                    "not time"
+                )
+            )
     make_fast(model)
-    return model
+    if not job.plan.get("compile"):
+        return
+    if reason := why_not(model, recompute=job.plan["recompute"]):
+        log.write(events.Warned(f"blocks are not compiled: {reason}"))
+        return
+    _try_compiled(job, model, log)
+
+
+def _try_compiled(job: Job, model: torch.nn.Module, log: events.Log) -> None:
+    """Compile the blocks and run one pass through them; what the compiler cannot do is said, and done without it."""
+    undo = compile_blocks(model)
+    forward = Forward(True, 0, DTYPES[job.plan["dtype"]], device())
+    rows = load_rows(job.dataset / "train.safetensors")
+    model.train()
+    try:
+        with attention(causal_model(model), NAME), forward.autocast:
+            torch.autograd.backward(hidden_states(model, forward.lay(rows, [0])).sum())
+    except Exception as error:  # compilers fail in many ways
+        undo()
+        torch._dynamo.reset()
+        log.write(events.Warned(f"blocks are not compiled: {str(error).strip().splitlines()[0][:200]}"))
+    finally:
+        model.zero_grad(set_to_none=True)
 
 
 def _rows(job: Job, objective: Objective) -> tuple[TokenRows, TokenRows, int]:
@@ -294,6 +341,18 @@ def _can_pack(model: Any, rows: TokenRows, objective: Objective, compute: torch.
         _check(model, rows, objective, packed=True, compute=compute)
     except TrainingStopped as error:
         log.write(events.Warned(f"{error.what}; every row gets a sequence of its own instead"))
+        return False
+    return True
+
+
+def _can_share(model: Any, rows: TokenRows, objective: Objective, job: Job, log: events.Log) -> bool:
+    """Whether pairs give the same when what they begin with is computed once; a warning says so where they do not."""
+    if not objective.shares or learns_prompt(model) or job.recipe.training.neftune:
+        return False
+    try:
+        check_shared(model, rows, scores=objective.scores, compute=DTYPES[job.plan["dtype"]])
+    except TrainingStopped as error:
+        log.write(events.Warned(f"{error.what}; each row of a pair is computed whole instead"))
         return False
     return True
 

@@ -28,10 +28,12 @@ class Forward:
     pad: int
     compute: torch.dtype
     device: torch.device
+    shared: bool = False
+    """Whether rows are pairs whose common beginning is computed once."""
 
     def lay(self, rows: TokenRows, numbers: Sequence[int], noise: float = 0.0) -> Batch:
         """Rows as a batch on the device."""
-        return lay_out(rows, numbers, packed=self.packed, pad=self.pad, noise=noise).to(self.device)
+        return lay_out(rows, numbers, packed=self.packed, pad=self.pad, noise=noise, shared=self.shared).to(self.device)
 
     @property
     def autocast(self) -> Any:
@@ -65,12 +67,12 @@ def spread(numbers: Sequence[int], group: int) -> list[int]:
 
 @torch.no_grad()
 def add_reference(
-    model: Any, rows: TokenRows, forward: Forward, micro_tokens: int, parallel: Parallel, cache: Path
+    model: Any, rows: TokenRows, forward: Forward, micro_tokens: int, parallel: Parallel, cache: Path, group: int = 1
 ) -> TokenRows:
     """The rows with the log-probabilities of the model before training, computed once and kept in `cache`.
 
     For adapters that is the same model with the adapter off, so there is no second copy. Has to be asked before the
-    first update.
+    first update. `group` neighbouring rows go through the model in one pass.
 
     Raises:
         Missing: the disk is full.
@@ -85,8 +87,8 @@ def add_reference(
     model.eval()
     sums = torch.zeros(len(rows), dtype=torch.float32, device=forward.device)
     with untuned(model), attention(causal_model(model), NAME):
-        for numbers, weight in parallel.share(best_fit(rows.lengths.tolist(), micro_tokens)):
-            batch = forward.lay(rows, numbers)
+        for items, weight in parallel.share(best_fit(together(rows.lengths.tolist(), group), micro_tokens)):
+            batch = forward.lay(rows, spread(items, group))
             with forward.autocast:
                 found = row_sums(batch_logprobs(model, batch), batch)
             sums[batch.numbers] += weight * found

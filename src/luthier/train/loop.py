@@ -63,6 +63,8 @@ class LoopSettings:
     """How many times faster LoRA's B learns."""
     noise: float = 0.0
     """NEFTune's alpha."""
+    shared: bool = False
+    """Compute what both rows of a pair begin with once."""
     recompute: bool = False
     """Drop the activations of each block in the forward pass and compute them again in the backward pass."""
     seconds: float = math.inf
@@ -139,7 +141,7 @@ class _Loop:
         self.trace = folder / TRACE
         self.log, self.on_step, self.parallel = log, on_step, parallel
         self.device = next(model.parameters()).device
-        self.forward = Forward(settings.packed, settings.pad, settings.compute, self.device)
+        self.forward = Forward(settings.packed, settings.pad, settings.compute, self.device, settings.shared)
         self.step = parallel.wrap(MicroBatch(model, objective), model, settings.compute)
         self.read_every = 1 if self.device.type == "cpu" else 10
         self.optimizer = make_optimizer(model, settings)

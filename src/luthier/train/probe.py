@@ -63,7 +63,7 @@ def probe(
     """
     largest = max((numbers for update in updates for numbers in update), key=lambda n: int(rows.lengths[n].sum()))
     place = next(model.parameters()).device
-    forward = Forward(settings.packed, settings.pad, settings.compute, place)
+    forward = Forward(settings.packed, settings.pad, settings.compute, place, settings.shared)
     state = torch.get_rng_state()
     forget_peak(place)
     if settings.recompute:

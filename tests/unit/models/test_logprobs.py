@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tiny import llama, of_config, sizes
+from tiny import llama, of_config, random_rows, sizes
 
 from luthier.models import logprobs as module
-from luthier.models.logprobs import token_logprobs
+from luthier.models.attention import NAME, attention
+from luthier.models.batch import lay_out
+from luthier.models.logprobs import batch_logprobs, token_logprobs
 
 HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
     "plain": (hf.LlamaConfig, {}),
@@ -95,3 +97,29 @@ def test_beside_a_frozen_head_the_gradient_is_the_same_and_logits_are_made_once(
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         assert torch.equal(token_logprobs(model, hidden, targets), found[1][0])
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 320 * 7], ids=["one piece", "chunks of 7"])
+@pytest.mark.parametrize("name", HEADS)
+def test_the_sum_has_the_same_gradient_with_a_head_that_learns(
+    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against `token_logprobs`, summed by autograd: the head, the states and everything below them."""
+    monkeypatch.setattr(module, "CHUNK_LOGITS", chunk)
+    config, changes = HEADS[name]
+    model = of_config(config(**(sizes() | changes)))
+    batch = lay_out(random_rows([23, 9, 30]), [0, 1, 2], packed=True)
+    found = []
+    with attention(model, NAME):
+        for one_pass in (False, True):
+            model.zero_grad(set_to_none=True)
+            total = module.batch_logprob_sum(model, batch) if one_pass else batch_logprobs(model, batch).sum()
+            (total * -0.3).backward()
+            grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            found.append((total.detach(), grads))
+        with torch.no_grad():
+            torch.testing.assert_close(module.batch_logprob_sum(model, batch), found[0][0])
+    torch.testing.assert_close(found[1][0], found[0][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    for key, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][key], gradient, atol=1e-4, rtol=1e-4, msg=key)

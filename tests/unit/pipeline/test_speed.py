@@ -31,7 +31,7 @@ def said(**changes: Any) -> dict[str, Any]:
 def summary(folder: Path, name: str = "luthier-fp32", gradient: Any = GRADIENT, **changes: Any) -> dict[str, Any]:
     save_file(GRADIENT, folder / "gradient-reference.safetensors")
     save_file(gradient, folder / f"gradient-{name}.safetensors")
-    steps = [{"number": i, "seconds": 9.0 if i < 2 else 0.5} for i in range(6)]
+    steps = [{"number": i, "seconds": 9.0 if i < 2 else 0.5, "cpu_seconds": 0.8} for i in range(6)]
     arm = Arm(name, None, said(**changes), steps)  # type: ignore[arg-type]
     plain = Arm("reference", None, said())  # type: ignore[arg-type]
     return speed._summary(arm, plain, folder, [100], [40], 10**6, Peaks(10**9, None))
@@ -41,6 +41,7 @@ def test_rate_and_share_of_the_ceiling_leave_the_warm_up_out(tmp_path: Path) -> 
     found = summary(tmp_path)
     assert found["tokens_per_second"] == 200
     assert found["labelled_tokens_per_second"] == 80
+    assert found["tokens_per_cpu_second"] == 125
     assert found["mfu_matmul"] == pytest.approx(0.2)
     assert all(found["checks"].values())
 

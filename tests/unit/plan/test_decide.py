@@ -223,3 +223,23 @@ def test_what_would_not_change_it_is_said_too() -> None:
     found = decide(*given, CPU, "float32", count)
     changes = with_changes(found, *given, count, lambda gpu: "bfloat16" if gpu else "float32").changes
     assert changes == ["the same with a 24 GB card, with an 80 GB card, with eight 80 GB cards"]
+
+
+def test_blocks_are_compiled_where_the_run_is_long_enough() -> None:
+    """On a CPU a few minutes are not; sampling does not get faster; what the recipe says is kept."""
+    short, long = plan(500, SMALL, CPU), plan(900_000, SMALL, CPU, tuning={"kind": "lora"})
+    assert short.seconds
+    assert short.seconds < 1000
+    assert not short.compile
+    assert long.compile
+    assert any("blocks are compiled: about 120 s" in line for line in long.reasons)
+    assert plan(5_000, SMALL, CPU, training={"compile": True}).compile
+    assert not plan(900_000, SMALL, CPU, tuning={"kind": "lora"}, training={"compile": False}).compile
+
+
+def test_a_base_in_eight_bits_takes_a_quarter_of_its_memory() -> None:
+    exact, rounded = (plan(5_000, LARGE, HUGE, tuning={"kind": "lora", "base": base}) for base in ("exact", "fp8"))
+    saved = exact.memory["weights"] - rounded.memory["weights"]
+    assert saved == LARGE.linear  # bfloat16 to 8 bits
+    with pytest.raises(RecipeError, match=r"tuning\.base=int8"):
+        plan(5_000, LARGE, HUGE, tuning={"kind": "qlora", "base": "int8"})

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import PLAN, TUNED, base, chat_rows, objective, pair_rows, rows_for, save, seen, tokenizer
 
 from luthier import events
@@ -182,3 +183,49 @@ def test_a_pad_token_that_ends_answers_is_spoken_of(kind: str) -> None:
         assert "the pad token '<|im_end|>' ends answers too" in warning.message
         _check_pad(objective(kind), rows_for(kind), tokenizer(), log)
         assert len(seen(log, events.Warned)) == 1
+
+
+def test_a_rounded_base_is_trained_beside_and_released_exact(dataset: Path, tmp_path: Path) -> None:
+    """The adapter learned, has PEFT's own names, and goes on the base as it was."""
+    tuning = TUNED["lora"].model_copy(update={"base": "int8"})
+    recipe = build_recipe({"name": "t", "data": {"sources": [{"path": "x.jsonl"}]}, "training": {"epochs": 3}})
+    out = tmp_path / "out"
+    out.mkdir()
+    losses: list[float] = []
+    fit(
+        Job(recipe, tuning, PLAN, base(), dataset, out),
+        tokenizer(),
+        events.Log(tmp_path / "log.jsonl"),
+        lambda step, _: losses.append(step.loss),
+    )
+    assert min(losses[-3:]) < losses[0] - 1
+    plain = go(dataset, tmp_path / "plain")
+    assert plain.best_loss == pytest.approx(json.loads((out / "training.json").read_text())["best_loss"], rel=0.05)
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (out, tmp_path / "plain"))
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    assert "base" not in json.loads((out / "adapter_config.json").read_text())
+    load_tuned(base(), out, tuning, "float32")
+
+
+def test_without_a_compiler_blocks_stay_plain_and_it_says_so(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.models.compiled.compiler", lambda: None)
+    monkeypatch.setitem(PLAN, "compile", True)
+    plain = go(dataset, tmp_path / "out")
+    (warning,) = [w.message for w in seen(events.Log(tmp_path / "out.jsonl"), events.Warned) if "compiled" in w.message]
+    assert "no C++ compiler" in warning
+    monkeypatch.setattr("luthier.models.compiled.compiler", lambda: "g++")
+
+    def broken(*_: Any, **__: Any) -> Any:
+        def call(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("no such instruction\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert go(dataset, tmp_path / "again").best_loss == plain.best_loss
+    (warning,) = [
+        w.message for w in seen(events.Log(tmp_path / "again.jsonl"), events.Warned) if "compiled" in w.message
+    ]
+    assert warning == "blocks are not compiled: no such instruction"

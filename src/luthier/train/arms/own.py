@@ -1,20 +1,28 @@
 """Luthier's arms: its own loop, as `luthier train` runs it, and the plain computation that all arms are held to."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from luthier import events
-from luthier.models.attention import NAME, attention
+from luthier.errors import Missing
+from luthier.models.attention import NAME, Documents, attention
 from luthier.models.batch import best_fit, lay_out
+from luthier.models.compiled import compile_blocks, why_not
 from luthier.models.fast_lora import make_fast
+from luthier.models.fastest import speeds
 from luthier.models.load import DTYPES, training_dtype
+from luthier.models.rounded import round_base
 from luthier.models.tuning import causal_model, untuned
 from luthier.recipe import Dpo, Sft
+from luthier.text import TokenRows
 from luthier.train.arms.turns import Turns
 from luthier.train.arms.work import PAD, Work
+from luthier.train.batches import Update
 from luthier.train.forward import Forward, add_reference, spread, together
 from luthier.train.loop import LoopSettings, train
 from luthier.train.objectives import OBJECTIVES
@@ -24,11 +32,57 @@ from luthier.train.source import Settled
 NEVER = 1 << 40
 
 
-def own(work: Work, turns: Turns, model: Any) -> None:
+@dataclass(frozen=True, slots=True)
+class How:
+    """A mode of Luthier."""
+
+    base: str | None = None
+    """Rounded how: `int8` or `fp8`."""
+    compiles: bool = False
+    shared: bool = True
+    """Compute what pairs begin with once."""
+
+
+def own(work: Work, turns: Turns, model: Any, how: How) -> None:
     """Luthier's loop on the work's updates, rows packed into passes of at most `work.micro_tokens`."""
     objective = OBJECTIVES["dpo" if work.pairs else "sft"](Dpo(kind="dpo") if work.pairs else Sft())
     make_fast(model)
-    settings = LoopSettings(
+    if how.base is not None:
+        round_base(model, how.base, multiplies=speeds().multiplies_int8)
+    if how.compiles:
+        if reason := why_not(model, recompute=False):
+            raise Missing(reason, fix="install one, or leave the arm out")
+        compile_blocks(model)
+    place = next(model.parameters()).device
+    forward = Forward(
+        packed=True, pad=PAD, compute=DTYPES[training_dtype("auto")], device=place, shared=work.pairs and how.shared
+    )
+    rows, group = work.rows, objective.group
+    if objective.reference:
+        cache = work.folder / f"reference-{turns.name}.safetensors"
+        rows = add_reference(model, rows, forward, work.micro_tokens, Parallel(), cache, group)
+    folder = work.folder / turns.name
+    folder.mkdir(exist_ok=True)
+    turns.watch(model)
+    turns.ready()
+    log = events.Log(folder / "events.jsonl")
+    source = Settled(rows, rows, _packed(work, rows, group) * 1000)
+    train(model, objective, source, _settings(work, forward), folder, log, lambda step: turns.step(step.loss))
+
+
+def _packed(work: Work, rows: TokenRows, group: int) -> list[Update]:
+    """The work's updates in passes that hold at most so many tokens."""
+    lengths = together(rows.lengths.tolist(), group)
+    updates = []
+    for update in work.updates:
+        first = update[0] // group
+        fitted = best_fit(lengths[first : first + len(update) // group], work.micro_tokens)
+        updates.append([spread([first + i for i in part], group) for part in fitted])
+    return updates
+
+
+def _settings(work: Work, forward: Forward) -> LoopSettings:
+    return LoopSettings(
         learning_rate=work.rate,
         schedule="constant",
         warmup=0.0,
@@ -39,30 +93,11 @@ def own(work: Work, turns: Turns, model: Any) -> None:
         patience=NEVER,
         packed=True,
         micro_tokens=work.micro_tokens,
-        compute=DTYPES[training_dtype("auto")],
+        compute=forward.compute,
         pad=PAD,
         seed=work.seed,
+        shared=forward.shared,
     )
-    rows, group = work.rows, objective.group
-    place = next(model.parameters()).device
-    if objective.reference:
-        forward = Forward(packed=True, pad=PAD, compute=settings.compute, device=place)
-        rows = add_reference(
-            model, rows, forward, work.micro_tokens, Parallel(), work.folder / f"reference-{turns.name}.safetensors"
-        )
-    lengths = together(rows.lengths.tolist(), group)
-    updates = []
-    for update in work.updates:
-        first = update[0] // group
-        fitted = best_fit(lengths[first : first + len(update) // group], work.micro_tokens)
-        updates.append([spread([first + i for i in part], group) for part in fitted])
-    folder = work.folder / turns.name
-    folder.mkdir(exist_ok=True)
-    turns.watch(model)
-    turns.ready()
-    log = events.Log(folder / "events.jsonl")
-    source = Settled(rows, rows, updates * 1000)
-    train(model, objective, source, settings, folder, log, lambda step: turns.step(step.loss))
 
 
 def reference(work: Work, turns: Turns, model: Any) -> None:
@@ -100,11 +135,12 @@ def leaks(work: Work, model: Any) -> bool:
     """Whether a document of a pack sees another: changing the first must change nothing of the others."""
     batch = lay_out(work.rows, work.updates[0][:3], packed=True).to(next(model.parameters()).device)
     causal = causal_model(model.eval())
-    end = (batch.documents or [0, 0])[1]
+    laid = Documents(batch.documents or [0])
+    end = laid.bounds[1]
 
     def hidden() -> torch.Tensor:
         found: torch.Tensor = causal.base_model(
-            input_ids=batch.ids, position_ids=batch.positions, documents=batch.documents, use_cache=False
+            input_ids=batch.ids, position_ids=batch.positions, documents=laid, use_cache=False
         ).last_hidden_state[0]
         return found
 
@@ -127,8 +163,17 @@ def matmul(work: Work, turns: Turns) -> None:
         turns.step(0.0)
 
 
+MODES = {
+    "luthier-fp32": How(),
+    "luthier-compile": How(compiles=True),
+    "luthier-int8": How(base="int8"),
+    "luthier-int8-compile": How(base="int8", compiles=True),
+    "luthier-fp8": How(base="fp8"),
+    "luthier-whole-pairs": How(shared=False),
+}
+"""Arm -> how it runs. On a GPU `luthier-fp32` computes in bfloat16, as the plan would."""
 OWN: dict[str, Callable[[Work, Turns, Any], None]] = {
     "reference": reference,
-    "luthier-fp32": own,
+    **{name: partial(own, how=how) for name, how in MODES.items()},
 }
 """Arm -> what it does until it is told to end."""

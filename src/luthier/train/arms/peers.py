@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, TrainerCallback
 
 from luthier.errors import Missing
-from luthier.models.attention import packed_attention
+from luthier.models.attention import Documents, packed_attention
 from luthier.models.batch import Batch, lay_out
 from luthier.train.arms.turns import Turns
 from luthier.train.arms.work import PAD, Work
@@ -24,7 +24,7 @@ FAIR = "packed_for_peers"
 def _fair(
     module: Any, query: Any, key: Any, value: Any, mask: Any, cu_seq_lens_q: torch.Tensor | None = None, **more: Any
 ) -> Any:
-    bounds = None if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    bounds = None if cu_seq_lens_q is None else Documents(cu_seq_lens_q.tolist())
     return packed_attention(module, query, key, value, mask, documents=bounds, **more)
 
 

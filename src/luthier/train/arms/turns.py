@@ -31,7 +31,7 @@ class Turns:
         self.name, self.folder = name, folder
         self.answers = os.fdopen(answers, "w", buffering=1)
         self.begun = time.monotonic()
-        self.until = self.last = 0.0
+        self.until = self.last = self.worked = 0.0
         self.steps: list[dict[str, Any]] = []
         self.losses: list[float] = []
         self.first: float | None = None
@@ -79,9 +79,11 @@ class Turns:
         now = time.monotonic()
         if self.first is None:
             self.first = now - self.start
-        self.steps.append({"number": len(self.losses), "seconds": now - self.last})
+        worked = time.process_time()
+        step = {"number": len(self.losses), "seconds": now - self.last, "cpu_seconds": worked - self.worked}
+        self.steps.append(step)
         self.losses.append(loss)
-        self.last = now
+        self.last, self.worked = now, worked
         if now >= self.until:
             self._await()
 
@@ -91,7 +93,7 @@ class Turns:
         order = json.loads(line) if line else {"end": True}
         if "end" in order:
             raise Ended
-        self.last = time.monotonic()
+        self.last, self.worked = time.monotonic(), time.process_time()
         self.until = self.last + order["seconds"]
         if not self.losses:
             self.start = self.last

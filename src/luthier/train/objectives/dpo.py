@@ -56,6 +56,7 @@ class Dpo(Objective):
     """A sum over pairs of one of the `VARIANTS`; the units are pairs."""
 
     group = 2
+    shares = True
 
     def __init__(self, section: Section) -> None:
         super().__init__(section)

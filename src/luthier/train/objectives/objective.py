@@ -29,6 +29,8 @@ class Objective:
 
     group = 1
     """How many neighbouring rows belong together and go through the model in one pass."""
+    shares = False
+    """Whether both rows of a pair are computed in one pass, so that what they begin with can be computed once."""
     reference = False
     """Whether the log-probabilities of the model before training are needed."""
     fresh = False

@@ -18,6 +18,7 @@ class Orpo(Objective):
     """
 
     group = 2
+    shares = True
 
     def units(self, batch: Batch) -> int:
         """Pairs."""

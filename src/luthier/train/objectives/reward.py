@@ -17,6 +17,7 @@ class Reward(Objective):
     """
 
     group = 2
+    shares = True
     scores = True
 
     def units(self, batch: Batch) -> int:

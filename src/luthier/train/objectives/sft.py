@@ -3,7 +3,7 @@
 from typing import Any
 
 from luthier.models.batch import Batch
-from luthier.models.logprobs import batch_logprobs
+from luthier.models.logprobs import batch_logprob_sum
 from luthier.train.objectives.objective import Loss, Objective
 
 
@@ -16,4 +16,4 @@ class Sft(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Summed negative log-likelihood, in nats."""
-        return Loss(-batch_logprobs(model, batch).sum())
+        return Loss(-batch_logprob_sum(model, batch))

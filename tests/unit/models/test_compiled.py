@@ -1,0 +1,60 @@
+"""Compiled blocks: the same losses and gradients, and no new graph for a batch of another length."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import LORA, llama, random_rows
+
+from luthier.models import compiled
+from luthier.models.attention import NAME, attention
+from luthier.models.batch import lay_out
+from luthier.models.compiled import compile_blocks, why_not
+from luthier.models.fast_lora import make_fast
+from luthier.models.fastest import compiler
+from luthier.models.logprobs import batch_logprobs
+from luthier.models.tuning import causal_model, tune
+
+ROWS = random_rows([40, 61, 25, 33, 90, 7])
+
+
+def result(model: Any, numbers: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    with attention(causal_model(model), NAME):
+        logprobs = batch_logprobs(model, lay_out(ROWS, numbers, packed=True))
+        logprobs.mean().backward()
+    return logprobs.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+def test_losses_and_gradients_are_the_same_and_lengths_make_no_new_graph() -> None:
+    model = tune(llama(), LORA, 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    make_fast(model.train())
+    plain = [result(model, numbers) for numbers in ([0, 1], [2, 3, 4])]
+    undo = compile_blocks(model)
+    torch._dynamo.utils.counters.clear()
+    first = result(model, [0, 1])
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    second = result(model, [2, 3, 4])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    for ours, theirs in zip((first, second), plain, strict=True):
+        torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-5)
+        for name, gradient in theirs[1].items():
+            torch.testing.assert_close(ours[1][name], gradient, atol=1e-6, rtol=1e-3, msg=name)
+    undo()
+    again = result(model, [0, 1])
+    assert all(torch.equal(again[1][name], gradient) for name, gradient in plain[0][1].items())
+
+
+def test_where_it_cannot_be_done_a_sentence_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama()
+    assert "recomputed" in (why_not(model, recompute=True) or "")
+    monkeypatch.setattr(compiled, "compiler", lambda: None)
+    assert "compiler" in (why_not(model, recompute=False) or "")
+    monkeypatch.setattr(compiled, "compiler", lambda: "/usr/bin/g++")
+    assert why_not(model, recompute=False) is None
