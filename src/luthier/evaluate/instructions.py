@@ -23,6 +23,8 @@ from luthier.evaluate.taskfile import check_ids
 from luthier.types import Message, Score
 
 ROOM = 512
+POSTSCRIPTS = {"p.p.s": r"p\.\s?p\.\s?s", "p.s.": r"p\.\s?s\."}
+"""The two markers that IFEval's prompts use; blanks may stand between their letters."""
 Checker = Callable[[str, Mapping[str, Any]], bool]
 _SENTENCE = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|No|Jr|Sr|U\.S)\.", re.IGNORECASE)
@@ -97,12 +99,12 @@ def _length(answer: str, k: Mapping[str, Any]) -> bool:
 
 
 def _nth_paragraph(answer: str, k: Mapping[str, Any]) -> bool:
-    parts = [part.strip() for part in re.split(r"\n\n", answer) if part.strip()]
-    at = int(k["nth_paragraph"])
-    if len(parts) != int(k["num_paragraphs"]) or at > len(parts):
-        return False
-    first = parts[at - 1].split()[0].strip("\"'.,?!*#()").lower()
-    return first == str(k["first_word"]).lower()
+    parts = [part.strip() for part in answer.split("\n\n")]
+    count, at = sum(map(bool, parts)), int(k["nth_paragraph"])
+    if count != int(k["num_paragraphs"]) or at > count or not parts[at - 1]:
+        return False  # an empty paragraph does not count, but keeps its place: so IFEval has it
+    first = re.split(r"[.,?!'\"]", parts[at - 1].split()[0].lstrip("'").lstrip('"'))[0]
+    return first.lower() == str(k["first_word"]).lower()
 
 
 def _placeholders(answer: str, k: Mapping[str, Any]) -> bool:
@@ -111,9 +113,8 @@ def _placeholders(answer: str, k: Mapping[str, Any]) -> bool:
 
 def _postscript(answer: str, k: Mapping[str, Any]) -> bool:
     marker = str(k["postscript_marker"]).strip().lower()
-    letters = [letter for letter in marker if letter.isalpha()]
-    pattern = r"\s*" + r"\s?".join(rf"{re.escape(letter)}\.?" for letter in letters)
-    return bool(re.search(pattern + r".*$", answer.lower(), re.MULTILINE))
+    pattern = POSTSCRIPTS.get(marker, re.escape(marker))
+    return bool(re.search(pattern, answer.lower()))
 
 
 def _bullets(answer: str, k: Mapping[str, Any]) -> bool:
@@ -145,7 +146,7 @@ def _json(answer: str, k: Mapping[str, Any]) -> bool:  # noqa: ARG001
 
 
 def _title(answer: str, k: Mapping[str, Any]) -> bool:  # noqa: ARG001
-    return any(found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", answer))
+    return any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", answer))
 
 
 def _two_answers(answer: str, k: Mapping[str, Any]) -> bool:  # noqa: ARG001
