@@ -17,7 +17,7 @@ from luthier.data.card import card
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
-from luthier.data.prove import divide_and_prove
+from luthier.data.prove import divide_and_prove, twins_of_held_out
 from luthier.data.read import Files, find_files
 from luthier.data.rendering import Wanted
 from luthier.data.shapes import Reading
@@ -222,7 +222,7 @@ def _replay(
     feed = Feed(0, files, PASSAGE, Reading(rows=recipe.objective.rows))
     with Table(memory, out) as table:
         _work_through(table, [feed], workshop, limit, strict=False, progress=lambda *_: None)
-        _hold_out(table, data)
+        _hold_out(table, data, recipe.data.split.twins)
         if not table.sql(f"SELECT count(*) FROM rows WHERE {KEPT}").fetchone()[0]:
             check_rejected(table, 1.0)
         with RowWriter(out / "replay.safetensors") as writer:
@@ -239,12 +239,15 @@ def _replay(
         }
 
 
-def _hold_out(table: Table, data: Table) -> None:
-    """Keep rows out of the replay whose prompt is held out: training would see what is measured."""
+def _hold_out(table: Table, data: Table, threshold: float) -> None:
+    """Keep rows out of the replay that are held out, by their prompt or nearly whole: training would see them."""
     held = f"SELECT place, min(n) FROM rows WHERE {KEPT} AND side != 'train' GROUP BY place"
     for place, number in data.sql(held):
         fate = Fate("held_out", f"its prompt is held out: {data.where(number)}")
         table.reject(f"place = {int(place)}", fate, "held_out")
+    for number, pair in list(twins_of_held_out(table, data, threshold)):
+        fate = Fate("held_out", f"a twin is held out: {data.where(pair.one)}", score=pair.alike)
+        table.reject(f"n = {number}", fate, "held_out")
 
 
 def replay_files(path: str, recipe_folder: Path) -> Files:

@@ -73,6 +73,16 @@ def twins_across(table: Table, threshold: float) -> list[Twins]:
     return found
 
 
+def twins_of_held_out(further: Table, table: Table, threshold: float) -> Iterator[tuple[int, Twins]]:
+    """Kept rows of a further table that have a twin among the held-out ones of this one, and that twin."""
+    signer = Signer()
+    for block in _held(table, signer):
+        index = _Index(block, threshold)
+        for number, content in further.contents():
+            if pair := next(index.twins(number, "train", signer.shingle_set(Row(content).text)), None):
+                yield number, pair
+
+
 class _HeldRow(NamedTuple):
     number: int
     side: str

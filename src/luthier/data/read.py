@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.artifact import digest, file_digest
+from luthier.artifact import MANIFEST, digest, file_digest
 from luthier.data.extract import EXTRACTORS, read_document, refuse_compressed
 from luthier.data.hub import PREFIX, fetch
 from luthier.data.lines import read_lines, read_list
@@ -81,7 +81,7 @@ def find_files(source: str, recipe_folder: Path) -> Files:
 
 
 def files_in(folder: Path, source: str) -> Files:
-    """All files of a known kind in a folder and those below; hidden ones are passed over.
+    """All files of a known kind in a folder and those below; hidden ones and Luthier's own are passed over.
 
     A folder that links back to one above it is entered once.
 
@@ -97,7 +97,7 @@ def files_in(folder: Path, source: str) -> Files:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_ours(Path(place) / name))
         for name in sorted(names):
             file = Path(place) / name
             within = file.relative_to(folder).as_posix()
@@ -111,6 +111,11 @@ def files_in(folder: Path, source: str) -> Files:
         kinds = ", ".join((*READERS, *EXTRACTORS))
         raise DataError(f"the folder holds no file that is read ({kinds})", where=source, fix="name another folder")
     return Files(source, found, left)
+
+
+def _is_ours(folder: Path) -> bool:
+    """True for a folder of runs or an artifact: what Luthier wrote beside the rows is no source of rows."""
+    return (folder / MANIFEST).is_file() or any(folder.glob(f"artifacts/*/{MANIFEST}"))
 
 
 def scan(path: Path, source: str, passage: int = PASSAGE) -> Iterator[RawRow | Unread]:

@@ -210,6 +210,22 @@ def test_replay_is_counted_by_itself(bench: Any, asked: Asked) -> None:
     assert "system" not in bench.tokenizer.decode(rows.row(0).ids)
 
 
+def test_replay_rows_with_a_held_out_twin_are_left_out(bench: Any) -> None:
+    story = (
+        "Once there was a keeper who walked down number {} to the water and saw {} boats with torn red sails that came"
+    )
+    rows = [
+        {"question": f"Tell me story {i}", "answer": story.format(i, i * 7) + f" from {i} isles"} for i in range(30)
+    ]
+    bench.curate(*rows)
+    held = bench.lines("validation.jsonl")[0]["messages"]
+    twin = {"question": "Please, " + held[0]["content"], "answer": held[1]["content"]}
+    bench.write(twin, {"question": "Anything else?", "answer": "Nothing."}, name="more.jsonl")
+    facts = bench.curate(*rows, replay={"path": "more.jsonl"})
+    assert facts["replay"]["fates"] == {"kept": 1, "held_out": 1}
+    assert "a twin is held out: rows.jsonl:" in facts["replay"]["reasons"]["held_out"]
+
+
 def test_replay_without_a_usable_row_stops(bench: Any, asked: Asked) -> None:
     bench.write(b"{", name="more.jsonl")
     with pytest.raises(DataError, match=r"more\.jsonl:1"):

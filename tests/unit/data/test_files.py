@@ -178,6 +178,9 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     write(tmp_path / "data" / ".hidden.jsonl", b"")
     (tmp_path / "data" / "deep" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data" / "runs" / "artifacts" / "dataset-1").mkdir(parents=True)
+    write(tmp_path / "data" / "runs" / "artifacts" / "dataset-1" / "artifact.json", b"{}")
+    write(tmp_path / "data" / "runs" / "verdicts.jsonl", b"{}")
     found = find_files("data", tmp_path)
     assert [name for _, name in found.files] == ["data/a.csv", "data/b.jsonl", "data/deep/c.txt"]
     assert list(found.left_out) == ["photo.jpg"]

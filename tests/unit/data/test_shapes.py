@@ -303,3 +303,32 @@ def test_fields_by_other_names() -> None:
     assert isinstance(fate, Fate)
     assert fate.name == "unknown_shape"
     assert "'x.Antwort' (for completion)" in fate.reason
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "answer"),
+    [
+        ({"question": "Q?", "choices": ["one", "two"], "answer": 1}, "Q?\n\nA. one\nB. two", "B. two"),
+        ({"question": "Q?", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}, None, "2. y"),
+        ({"query": "Q? A. bank B. mall", "choices": ["A", "B"], "gold": 0}, "Q? A. bank B. mall", "A"),
+        ({"question": "Q?", "A": "x", "B": "y", "answer": "b"}, "Q?\n\nA. x\nB. y", "B. y"),
+        ({"instruction": "Do it.", "instances": [{"input": "", "output": "Done."}]}, "Do it.", "Done."),
+    ],
+)
+def test_exercises_are_read(row: dict[str, object], question: str | None, answer: str) -> None:
+    _, found = convert(RawRow("f", 1, row, None, "0" * 64))
+    assert isinstance(found, Example)
+    assert found.messages[-1].content == answer
+    assert question is None or found.messages[0].content == question
+
+
+def test_a_right_choice_that_is_none_of_them_is_told() -> None:
+    _, found = convert(RawRow("f", 1, {"question": "Q?", "choices": ["one", "two"], "answer": "three"}, None, "0" * 64))
+    assert isinstance(found, Fate)
+    assert found.reason == "'answer' is 'three', which is none of the 2 choices"
+
+
+def test_what_has_no_shape_is_told_how_to_be_read() -> None:
+    _, found = convert(RawRow("f", 1, {"id": 3, "tweet": "Hello there"}, None, "0" * 64))
+    assert isinstance(found, Fate)
+    assert "say fields: {text: tweet}" in found.reason
