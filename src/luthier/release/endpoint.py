@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,20 @@ class Endpoint:
         text = choice["message"].get("content") or ""
         return Served(text, choice["finish_reason"] == "stop", [_token(one) for one in found])
 
+    def tokens(self, messages: Sequence[Json]) -> list[int] | None:
+        """The ids that a conversation is answered from; None where the server does not tell (ours and vLLM do).
+
+        Raises:
+            Missing: the server cannot be reached.
+        """
+        body = {"model": self.model, "messages": list(messages), "add_generation_prompt": True}
+        try:
+            return [int(i) for i in self._call("POST", "/../tokenize", body)["tokens"]]
+        except Missing as error:
+            if " 404" in error.what:
+                return None
+            raise
+
     def going_on(self, prompt: str | Sequence[int], most: int) -> Served:
         """How a plain text, or its token ids, goes on.
 
@@ -96,7 +111,7 @@ class Endpoint:
         connection = kind(self._parts.netloc, timeout=self._timeout)
         try:
             content = None if body is None else json.dumps(body)
-            connection.request(method, self._parts.path.rstrip("/") + path, content, self._head)
+            connection.request(method, posixpath.normpath(self._parts.path + path), content, self._head)
             response = connection.getresponse()
             status, said = response.status, json.loads(response.read())
         except (OSError, ValueError, http.client.HTTPException) as error:

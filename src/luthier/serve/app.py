@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from luthier.serve.requests import ApiError, ChatAsked, TextAsked, read_request
+from luthier.serve.requests import ApiError, ChatAsked, TextAsked, TokensAsked, read_request
 from luthier.types import Json
 
 LARGEST_BODY = 8 * 2**20
@@ -47,6 +47,9 @@ class Answers(Protocol):
 
     async def text(self, asked: TextAsked, request: Request) -> Response:
         """A plain completion."""
+
+    def tokens(self, asked: TokensAsked) -> Json:
+        """The ids that a conversation is answered from."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -87,6 +90,11 @@ def make_app(
         _known(answers, asked.model)
         return await answers.text(asked, request)
 
+    async def tokens(request: Request) -> Response:
+        asked = read_request(TokensAsked, await _body(request, keys))
+        _known(answers, asked.model)
+        return JSONResponse(answers.tokens(asked))
+
     @asynccontextmanager
     async def alive(_: Starlette) -> AsyncIterator[None]:
         yield
@@ -98,6 +106,7 @@ def make_app(
         Route("/v1/models/{name:path}", model),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
+        Route("/tokenize", tokens, methods=["POST"]),
     ]
     middleware = [Middleware(_Noted, note=note)]
     if local and not keys:

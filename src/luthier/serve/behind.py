@@ -23,7 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from luthier.errors import DataError, Missing
 from luthier.serve.app import Name
 from luthier.serve.http import bind
-from luthier.serve.requests import ApiError, ChatAsked, TextAsked
+from luthier.serve.requests import ApiError, ChatAsked, TextAsked, TokensAsked
 from luthier.types import Json
 
 HERE = "127.0.0.1"
@@ -184,6 +184,10 @@ class Behind:
         if system and turns[0]["role"] != "system":
             turns.insert(0, {"role": "system", "content": system})
         return await self._pass_on("/v1/chat/completions", asked, {"messages": turns})
+
+    def tokens(self, asked: TokensAsked) -> Json:
+        """Not told here: llama.cpp renders and reads."""
+        raise ApiError(404, f"'{asked.model}' is served by llama.cpp", param="model", code="not_found")
 
     async def text(self, asked: TextAsked, request: Request) -> Response:  # noqa: ARG002
         """A plain completion."""

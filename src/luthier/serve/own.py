@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from luthier.errors import TemplateError
 from luthier.serve.app import Name
 from luthier.serve.batching import Answering, Batching, Chance, Done, News, Piece, Question, Served
-from luthier.serve.requests import ApiError, Asked, ChatAsked, TextAsked
+from luthier.serve.requests import ApiError, Asked, ChatAsked, TextAsked, TokensAsked
 from luthier.serve.responses import DONE, Reply, chat_logprobs, event, text_logprobs, usage_of
 from luthier.text import plain_prompt, render_prompt
 from luthier.types import Json, Message
@@ -49,15 +49,15 @@ class OwnModels:
     async def chat(self, asked: ChatAsked, request: Request) -> Response:
         """A chat completion."""
         served = self._batching.models[asked.model]
-        turns = asked.turns()
-        if served.system and turns[0].role != "system":
-            turns.insert(0, Message("system", served.system))
-        try:
-            prompt = render_prompt(turns, served.tokenizer)
-        except TemplateError as error:
-            raise ApiError(400, error.what, param="messages", code="template_refused") from error
+        prompt = _prompt(served, asked.turns())
         before = str(served.tokenizer.decode(prompt[-64:]))
         return await self._answer(asked, served, [prompt], request, before=before)
+
+    def tokens(self, asked: TokensAsked) -> Json:
+        """The ids that a conversation is answered from."""
+        served = self._batching.models[asked.model]
+        ids = _prompt(served, asked.turns())
+        return {"count": len(ids), "max_model_len": served.context, "tokens": ids}
 
     async def text(self, asked: TextAsked, request: Request) -> Response:
         """A plain completion."""
@@ -107,6 +107,20 @@ class OwnModels:
             for k, choice in enumerate(choices)
         ]
         return JSONResponse(reply.whole(body, usage_of(count, tokens)))
+
+
+def _prompt(served: Served, turns: list[Message]) -> list[int]:
+    """The ids to answer from, with the system message of training where the client sends none.
+
+    Raises:
+        ApiError: the template refuses the conversation.
+    """
+    if served.system and turns[0].role != "system":
+        turns = [Message("system", served.system), *turns]
+    try:
+        return render_prompt(turns, served.tokenizer)
+    except TemplateError as error:
+        raise ApiError(400, error.what, param="messages", code="template_refused") from error
 
 
 class _Talk:

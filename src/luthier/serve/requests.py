@@ -27,7 +27,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields of OpenAI's that are not supported, with the values that change nothing; null changes nothing in any field."""
 
 
-Request = TypeVar("Request", bound="Asked")
+Request = TypeVar("Request", bound="_Strict")
 
 
 class ApiError(Exception):
@@ -144,6 +144,22 @@ class TextAsked(Asked):
         return [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
 
 
+class TokensAsked(_Strict):
+    """`POST /tokenize`, in vLLM's form: what a conversation is to the model."""
+
+    model: str
+    messages: Annotated[list[Json], Field(min_length=1)]
+    add_generation_prompt: Literal[True] = True
+
+    def turns(self) -> list[Message]:
+        """The conversation.
+
+        Raises:
+            ApiError: a message is none.
+        """
+        return [_message(message, f"messages[{k}]") for k, message in enumerate(self.messages)]
+
+
 def read_request(kind: type[Request], body: Any) -> Request:
     """The request in a body.
 
@@ -164,7 +180,7 @@ def read_request(kind: type[Request], body: Any) -> Request:
         field = ".".join(str(part) for part in first["loc"][:1])
         reason = first["msg"].removeprefix("Value error, ")
         raise ApiError(400, f"{field}: {reason}", param=field or None, code="invalid_value") from error
-    if asked.stream_options is not None and not asked.stream:
+    if isinstance(asked, Asked) and asked.stream_options is not None and not asked.stream:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options")
     if isinstance(asked, ChatAsked) and asked.top_logprobs is not None and not asked.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")

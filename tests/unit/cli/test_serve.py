@@ -239,4 +239,4 @@ def test_a_server_that_renders_otherwise_is_found(
     monkeypatch.setattr(own, "render_prompt", lambda turns, tokenizer: [5, *render_prompt(turns, tokenizer)])
     done = luthier("run", "recipe.yaml")
     assert done.code == 4
-    assert "luthier serve is not the trained model" in done.err
+    assert "luthier serve is not the trained model; what differs first is of kind tokenizer" in done.err

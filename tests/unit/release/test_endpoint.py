@@ -35,6 +35,7 @@ def test_the_answer_is_the_models_token_by_token(running: Running) -> None:
                 {i: float(logs[k, i]) for i in logs[k].topk(20).indices.tolist()}, abs=1e-4
             )
     ids = render_prompt([Message("user", question(1))], tokenizer())
+    assert endpoint.tokens(said(question(1))) == ids
     assert endpoint.going_on(ids, 16).text == expected(question(1), 16).text
 
 

@@ -27,9 +27,11 @@ def hear_server(endpoint: Endpoint, probes: Sequence[Probe], most: int, forced: 
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda p: endpoint.answer(p.messages or [], most), probes))
+        ids = list(pool.map(lambda p: endpoint.tokens(p.messages or []), probes))
     answers = [_said(one) for one in found]
     scores = [_scores(one, ids) for one, ids in zip(found, forced, strict=True)]
-    return Testimony(answers=answers, scores=scores)
+    told = [one for one in ids if one is not None]
+    return Testimony(ids=told if len(told) == len(ids) else None, answers=answers, scores=scores)
 
 
 def _said(found: Served) -> Said:
