@@ -1,6 +1,7 @@
 """Where the base model lies: the bundled one, a folder, or the hub. Imports no torch."""
 
 import json
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,8 @@ from luthier.text.tokenizer import Tokenizer, load_tokenizer
 
 UKULELE = "ukulele"
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+_FETCHED = [*_WANTED, "README.md"]
+"""The card tells the licence; it is no part of the model's identity."""
 _WEIGHTS = "*.safetensors"
 
 
@@ -54,6 +57,16 @@ class Base:
         path = self.folder / "generation_config.json"
         configured = _read(path).get("eos_token_id") if path.exists() else None
         return [configured] if isinstance(configured, int) else list(configured or ())
+
+    @property
+    def licence(self) -> str | None:
+        """What the model's own card says in its head, as the hub has it; None where it says nothing."""
+        card = self.folder / "README.md"
+        if not card.is_file():
+            return None
+        head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        found = re.search(r"^license:\s*([\w.+-]+)\s*$", head.group(1), re.MULTILINE) if head else None
+        return found.group(1) if found else None
 
     def identity(self) -> str:
         """A hash that changes with any byte of weights, config or tokenizer; the commit stands for a hub model."""
@@ -183,7 +196,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     )
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         at = f" at {revision}" if revision else ""
         raise RecipeError(

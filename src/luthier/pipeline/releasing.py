@@ -17,6 +17,7 @@ from luthier.evaluate.items import Item, Task
 from luthier.evaluate.marking import mark
 from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import validation_task
+from luthier.models.base import UKULELE
 from luthier.pipeline.deployment import write_deployment
 from luthier.pipeline.judging import read_examples
 from luthier.pipeline.service import need_packages
@@ -192,6 +193,30 @@ def _release_scores(work: Work, tuning: Tuning, dtype: Any, out: Path) -> dict[s
     return found.to_json()
 
 
+def _origin(work: Work) -> Any:
+    """Where the model comes from, for its card."""
+    from luthier.release.origin import Origin
+
+    base, asked = work.base, work.recipe.evaluate
+    suites = {
+        "what it forgot": work.retention,
+        "safety": asked.safety,
+        "the following of instructions": asked.instructions,
+    }
+    named = ("dataset", "model", "baseline", "evaluation", "verdict")
+    return Origin(
+        base.name if base.revision or base.name == UKULELE else Path(base.name).name,
+        base.revision,
+        base.licence,
+        work.artifacts["dataset"].json("facts.json"),
+        {source.path: source.licence for source in work.recipe.data.sources},
+        {"base": work.base_identity, **{name: work.artifacts[name].sha256 for name in named}},
+        base.context,
+        work.recipe.data.system,
+        [what for what, given in suites.items() if not given],
+    )
+
+
 def write_card(work: Work, out: Path, tuning: Tuning, parity: Mapping[str, Any]) -> None:
     """The model card, every number copied from the run's artifacts; the verdict and deploy files beside it."""
     from luthier.release.card import card
@@ -202,7 +227,7 @@ def write_card(work: Work, out: Path, tuning: Tuning, parity: Mapping[str, Any])
     )
     text = card(
         work.recipe.name,
-        work.recipe.model.base,
+        _origin(work),
         method=work.artifacts["plan"].json("plan.json")["method"],
         rows=work.artifacts["dataset"].json("facts.json")["train"]["rows"],
         before=before,

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from luthier.release.origin import Origin
 from luthier.types import Metric
 
 
 def card(
     name: str,
-    base: str,
+    origin: Origin,
     *,
     method: str,
     rows: int,
@@ -20,13 +21,13 @@ def card(
     """The card as Markdown; every number is copied from the run's artifacts."""
     lines = [
         "---",
-        f"base_model: {base}",
+        *origin.head(),
         "library_name: transformers",
         "tags: [luthier]",
         "---",
         f"# {name}",
         "",
-        f"Fine-tuned with Luthier from `{base}`: {method}, {rows:,} training rows.",
+        f"Fine-tuned with Luthier from `{origin.base}`: {method}, {rows:,} training rows.",
         "",
         "| metric | before | after | n |",
         "| --- | --- | --- | --- |",
@@ -35,7 +36,7 @@ def card(
         old = f"{before[key].value:.3f}" if key in before else "-"
         lines.append(f"| {key} | {old} | {metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f}) | {metric.n} |")
     lines += ["", "Gate:", "", *(f"- **{rule['verdict']}** {rule['rule']}: {rule['reason']}" for rule in rules)]
-    return "\n".join(lines + parity_lines(parity)) + "\n"
+    return "\n".join(lines + parity_lines(parity) + origin.lines(before, after)) + "\n"
 
 
 def parity_lines(parity: Mapping[str, Any]) -> list[str]:
