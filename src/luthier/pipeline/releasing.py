@@ -88,7 +88,7 @@ def _job(work: Work, tuning: Tuning, dtype: Any, examples: Sequence[Example], pr
     from luthier.release.make import Job
 
     hashes = {"run": work.run.name, "model_sha256": work.artifacts["model"].sha256, "base_sha256": work.base_identity}
-    lineage = Lineage(work.recipe.name, work.base.name, work.base.revision, None, hashes)
+    lineage = Lineage(work.recipe.name, shown_base(work), work.base.revision, None, hashes)
     return Job(
         asked=work.recipe.release,
         base=work.base,
@@ -205,7 +205,7 @@ def _origin(work: Work) -> Any:
     }
     named = ("dataset", "model", "baseline", "evaluation", "verdict")
     return Origin(
-        base.name if base.revision or base.name == UKULELE else Path(base.name).name,
+        shown_base(work),
         base.revision,
         base.licence,
         work.artifacts["dataset"].json("facts.json"),
@@ -215,6 +215,12 @@ def _origin(work: Work) -> Any:
         work.recipe.data.system,
         [what for what, given in suites.items() if not given],
     )
+
+
+def shown_base(work: Work) -> str:
+    """The base's name as others may read it: a hub id, or a folder's own name without where it lay."""
+    name = work.base.name
+    return name if work.base.revision or not (work.run.home / name).is_dir() else (work.run.home / name).resolve().name
 
 
 def write_card(work: Work, out: Path, tuning: Tuning, parity: Mapping[str, Any]) -> None:

@@ -166,7 +166,11 @@ SABOTAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "rope base wrong": (_rope, "numerics", r"the setting 'rope rope_theta' is 10000\.0 in training, 500\.0 there"),
     "adapter scale wrong": (_scale, "weights", r"proj\.weight': it is off by"),
     "added token lost": (_lost_token, "tokenizer", r"token 3 is '<\|im_start\|>' in training, None there"),
-    "BOS doubled": (_doubled_begin, "tokenizer", r"around a plain text: "),
+    "BOS doubled": (
+        _doubled_begin,
+        "tokenizer",
+        r"around a text stands \[\] \.\.\. \[\] in training, \[1\] \.\.\. \[\] there",
+    ),
 }
 
 
@@ -261,7 +265,7 @@ def tampered(file: Path, out: Path, **facts: Any) -> Path:
     [
         ({"tokenizer.chat_template": CHATML}, "template", "the prompt reads"),
         ({"tokenizer.ggml.eos_token_id": 2}, "tokenizer", "the eos token is"),
-        ({"tokenizer.ggml.add_bos_token": True}, "tokenizer", "around a plain text"),
+        ({"tokenizer.ggml.add_bos_token": True}, "tokenizer", "around a text stands"),
         ({"llama.rope.freq_base": 500.0}, "numerics", "rope.freq_base' is 10000.0 in training, 500.0 there"),
         ({"weight": "blk.0.attn_output.weight"}, "weights", "'blk.0.attn_output.weight': it is transposed"),
     ],

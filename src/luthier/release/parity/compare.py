@@ -19,7 +19,8 @@ class Bound:
         top: share of places at which both find the same token likeliest; near ties aside.
         gap: largest difference of a log-probability that counts: of the likeliest tokens, in nats; None: not bounded.
         greedy: whether answers have to be the same, up to near ties.
-        ends: share of answers that end by themselves may be lower by this.
+        ends: share of answers that end by themselves may be lower by this, two standard errors aside; where answers
+            have to be the same their ends are, too.
     """
 
     kl: float
@@ -165,8 +166,9 @@ def compare(
     difference = _reading(trained, found, probes) or _outside(numbers, bound, first, diagnose)
     ended = _share([a.stopped for a in found.answers]) if found.answers else None
     if difference is None and ended is not None:
-        usual = _share([a.stopped for a in trained.answers])
-        if ended < usual - bound.ends - 1e-9:
+        usual, n = _share([a.stopped for a in trained.answers]), len(found.answers)
+        fewer = bound.ends * n + 2 * math.sqrt(n * bound.ends * (1 - bound.ends))  # chance on few prompts allowed for
+        if not bound.greedy and (usual - ended) * n > fewer + 1e-9:
             what = f"{ended:.0%} of its answers end by themselves, of the trained model's {usual:.0%}"
             difference = diagnose() or Difference("numerics", what)
     return Row(
@@ -204,8 +206,9 @@ def _reading(trained: Testimony, found: Testimony, probes: Sequence[Probe]) -> D
         for p, ids in zip(probes, found.ids, strict=True):
             if p.ids != ids:
                 return Difference("tokenizer", _ids(p.ids, ids))
-    if found.plain is not None and trained.plain is not None and found.plain != trained.plain:
-        return Difference("tokenizer", f"around a plain text: {_ids(trained.plain, found.plain)}")
+    if found.around is not None and trained.around is not None and found.around != trained.around:
+        ours, theirs = (" ... ".join(map(str, ids)) for ids in (trained.around, found.around))
+        return Difference("tokenizer", f"around a text stands {ours} in training, {theirs} there")
     return None
 
 
@@ -232,14 +235,16 @@ class _Numbers:
 def _numbers(trained: Testimony, found: Testimony) -> _Numbers:
     """Over all places: mean KL, share of equal likeliest tokens (near ties count as equal), largest difference."""
     kls, tops, gap = [], [], 0.0
-    for ours, theirs in zip(trained.scores, found.scores, strict=True):
-        for p, q in zip(ours, theirs, strict=False):  # a server says nothing of the end token
+    for ours, theirs in zip(trained.scores, found.scores, strict=bool(found.scores)):
+        for p, q in zip(ours, theirs, strict=False):  # the trained one is asked everywhere, a server not at the end
             kls.append(divergence(p, q))
             best = max(q, key=q.__getitem__)
             apart = max(p.values()) - p.get(best, -math.inf)
             tops.append(apart <= TIE)
             gap = max([gap, *(abs(p[i] - q[i]) for i in p.keys() & q.keys() if p[i] > LIKELY)])
-    return _Numbers(sum(kls) / max(1, len(kls)), sum(tops) / max(1, len(tops)), gap)
+    if not kls:  # a server that gives no probabilities
+        return _Numbers(0.0, 1.0, 0.0)
+    return _Numbers(sum(kls) / len(kls), sum(tops) / len(tops), gap)
 
 
 TIE = 0.02

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.release.llama import ask
-from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of
+from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of, put_around
 from luthier.text import read_answer
 from luthier.text.tokenizer import Tokenizer
 
@@ -37,19 +37,19 @@ def summon_llama_cpp(
     """
     chat = bool(probes) and probes[0].messages is not None and lora is None
     room = max(len(p.ids) for p in probes) + max(most, POSITIONS) + 8
-    questions: list[dict[str, Any]] = [{"do": "tokenize", "text": PLAIN, "special": True}]
+    questions: list[dict[str, Any]] = [{"do": "tokenize", "text": PLAIN, "special": on} for on in (False, True)]
     for p, answer in zip(probes, forced, strict=True):
         asked = {"do": "score", "prompt": p.ids, "answer": answer[: POSITIONS - 1], "probable": PROBABLE}
         questions += [asked, {"do": "write", "prompt": p.ids, "most": most}]
     for p in probes if chat else ():
         questions.append({"do": "chat", "messages": p.messages})
     told = ask(file, questions, context=room, lora=lora)
-    scored, written = told[1 : 2 * len(probes) + 1 : 2], told[2 : 2 * len(probes) + 2 : 2]
-    read = told[2 * len(probes) + 1 :]
+    scored, written = told[2 : 2 * len(probes) + 2 : 2], told[3 : 2 * len(probes) + 2 : 2]
+    read = told[2 * len(probes) + 2 :]
     return Testimony(
         rendered=[_with_begin(one["text"], one["ids"], tokenizer) for one in read] if chat else None,
         ids=[one["ids"] for one in read] if chat else None,
-        plain=told[0],
+        around=put_around(told[0], told[1]),
         controls=controls_of(tokenizer) if lora else _controls(file),
         answers=[_said(one, tokenizer, stop) for one in written],
         scores=[[{int(i): p for i, p in place.items()} for place in row] for row in scored],

@@ -11,7 +11,7 @@ POSITIONS = 16
 PROBABLE = 64
 """Likeliest tokens that are compared at a place; all others count as one."""
 PLAIN = "The quick brown fox, 12 of them."
-"""A text without control tokens, for what a tokenizer puts around it."""
+"""A text without control tokens, to see what a tokenizer puts around one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Testimony:
     Attributes:
         rendered: the prompts' text by its own template; None where it has no say in that.
         ids: their ids by its own tokenizer, likewise.
-        plain: ids of `PLAIN`, with what is put around a text.
+        around: ids that its tokenizer puts before and after a text.
         controls: id -> text of the control tokens, and the roles `bos`, `eos`.
         answers: greedy ones; empty where it only scores.
         scores: for each prompt and place, token -> log-probability of the likeliest.
@@ -47,7 +47,7 @@ class Testimony:
 
     rendered: list[str] | None = None
     ids: list[list[int]] | None = None
-    plain: list[int] | None = None
+    around: list[list[int]] | None = None
     controls: Mapping[str, str] | None = None
     answers: list[Said] = field(default_factory=list)
     scores: list[list[dict[int, float]]] = field(default_factory=list)
@@ -62,6 +62,14 @@ class Testimony:
         scores = [[{int(i): float(p) for i, p in place.items()} for place in row] for row in body["scores"]]
         answers = [Said(**one) for one in body["answers"]]
         return cls(**{**body, "scores": scores, "answers": answers})
+
+
+def put_around(alone: list[int], ready: list[int]) -> list[list[int]]:
+    """What a tokenizer puts before and after a text, from the text's ids alone and as they are ready for a model."""
+    for start in range(len(ready) - len(alone) + 1):
+        if ready[start : start + len(alone)] == alone:
+            return [ready[:start], ready[start + len(alone) :]]
+    return [ready, []]
 
 
 def controls_of(tokenizer: Any) -> dict[str, str]:

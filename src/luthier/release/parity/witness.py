@@ -17,7 +17,7 @@ from luthier.errors import ParityFailed
 from luthier.models.base import Base
 from luthier.models.generate import generate
 from luthier.models.load import load_model, quiet
-from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of
+from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of, put_around
 from luthier.text import load_tokenizer, render_prompt, stop_ids
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Message
@@ -59,19 +59,19 @@ def hear(
         stop: ids that end an answer.
         probes: the prompts.
         most: tokens that an answer may have.
-        forced: answers after whose tokens probabilities are taken; its own when not given.
+        forced: answers after whose first tokens probabilities are taken; after all of its own when not given.
     """
     written = generate(model, tokenizer, [p.ids for p in probes], stop=stop, max_new_tokens=most)
     answers = [Said(a.ids, a.text, a.stopped) for a in written]
-    after = forced if forced is not None else [a.ids for a in answers]
-    scores = [_scores(model, p.ids, ids[: POSITIONS - 1]) for p, ids in zip(probes, after, strict=True)]
+    after = [a.ids for a in answers] if forced is None else [ids[: POSITIONS - 1] for ids in forced]
+    scores = [_scores(model, p.ids, ids) for p, ids in zip(probes, after, strict=True)]
     own = [
         probe([Message.from_json(dict(turn)) for turn in p.messages], tokenizer) if p.messages else p for p in probes
     ]
     return Testimony(
         rendered=[p.text or "" for p in own] if probes and probes[0].messages else None,
         ids=[p.ids for p in own],
-        plain=list(tokenizer(PLAIN)["input_ids"]),
+        around=put_around(tokenizer(PLAIN, add_special_tokens=False)["input_ids"], tokenizer(PLAIN)["input_ids"]),
         controls=controls_of(tokenizer),
         answers=answers,
         scores=scores,
