@@ -33,8 +33,21 @@ def release(
     if as_json:
         put(document(run, **more))
     elif not push:
+        _show_parity(run.artifact("release").json("parity.json"))
         console(out=True).print(f"released: {run.artifacts['release'] / 'model'}")
         console(out=True).print(f"luthier chat {run.name}")
+
+
+def _show_parity(parity: dict[str, Any]) -> None:
+    """One line a witness: what it is, how far it is from the trained model, and what it had to keep."""
+    screen = console(out=True)
+    for row in parity.get("rows", ()):
+        said = [f"KL {row['kl']:.2g} (at most {row['bound']['kl']:g})", f"same likeliest token {row['top']:.1%}"]
+        said += [f"same answer {row['same']:.0%}"] if row["same"] is not None else []
+        said += [f"{name} {value:.3f}" for name, value in row["metrics"].items()]
+        screen.print(f"{row['name']}: {', '.join(said)}", highlight=False)
+    for note in parity.get("notes", ()):
+        screen.print(f"note: {note}", highlight=False)
 
 
 def _push(run: "Run", repository: str, *, gguf: bool, public: bool, dry_run: bool, quiet: bool) -> dict[str, Any]:

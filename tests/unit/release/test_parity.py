@@ -369,3 +369,17 @@ def test_a_prompt_with_a_typed_control_token_is_no_probe(scene: Scene) -> None:
 def test_wider_formats_have_tighter_bounds() -> None:
     order = ["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
     assert [BOUNDS[name].kl for name in order] == sorted(BOUNDS[name].kl for name in order)
+
+
+def test_what_does_not_fit_in_float32_is_compared_with_that_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.release.parity import witness
+
+    model = llama().bfloat16()
+    monkeypatch.setattr(witness, "room_for_float32", lambda _: False)
+    assert witness.computed_in(exact(model)) == "bfloat16"
+    monkeypatch.undo()
+    assert witness.computed_in(exact(model)) == "float32"
+    ours = Testimony(scores=[[{5: math.log(0.5), 6: math.log(0.4)}]], computed="bfloat16")
+    theirs = Testimony(scores=[[{5: math.log(0.51), 6: math.log(0.39)}]])
+    assert compare("x", "f32", ours, theirs, [Probe(None, None, [1])]).holds
+    assert not compare("x", "f32", replace(ours, computed="float32"), theirs, [Probe(None, None, [1])]).holds

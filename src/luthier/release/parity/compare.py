@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from luthier.errors import ParityFailed
@@ -73,6 +73,7 @@ class Row:
     metrics: Mapping[str, float] = field(default_factory=dict)
     difference: Difference | None = None
     notes: Sequence[str] = ()
+    bound: Bound = BOUNDS["float32"]
 
     @property
     def holds(self) -> bool:
@@ -81,7 +82,7 @@ class Row:
 
     def to_json(self) -> Json:
         """As one JSON object, with the bound."""
-        return {**asdict(self), "bound": asdict(BOUNDS[self.form]), "holds": self.holds}
+        return {**asdict(self), "holds": self.holds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Table:
             "tokens_compared": self.tokens,
             "tokens_equal": first.same == 1.0,
             "largest_difference": first.gap,
-            "bound": BOUNDS[first.form].gap,
+            "bound": first.bound.gap,
             "kl": first.kl,
             "holds": self.holds,
             "trained": dict(self.trained),
@@ -160,7 +161,7 @@ def compare(
         diagnose: looks through files for what makes the numbers differ; asked only where they do.
         notes: what the user should know of it.
     """
-    bound = BOUNDS[form]
+    bound = bound_of(form, trained.computed, found.computed)
     numbers = _numbers(trained, found)
     same, first = _answers(trained, found, bound) if found.answers else (None, None)
     difference = _reading(trained, found, probes) or _outside(numbers, bound, first, diagnose)
@@ -184,6 +185,19 @@ def compare(
         score([a.text for a in found.answers]) if found.answers else {},
         difference,
         notes,
+        bound,
+    )
+
+
+def bound_of(form: str, *computed: str) -> Bound:
+    """The bound of a format, widened to that of the formats in which it was computed."""
+    bound, wider = BOUNDS[form], [BOUNDS[name] for name in computed]
+    gaps = [one.gap for one in (bound, *wider)]
+    return replace(
+        bound,
+        kl=max([bound.kl, *(one.kl for one in wider)]),
+        top=min([bound.top, *(one.top for one in wider)]),
+        gap=None if None in gaps else max(gap for gap in gaps if gap is not None),
     )
 
 

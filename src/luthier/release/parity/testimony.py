@@ -43,6 +43,7 @@ class Testimony:
         controls: id -> text of the control tokens, and the roles `bos`, `eos`.
         answers: greedy ones; empty where it only scores.
         scores: for each prompt and place, token -> log-probability of the likeliest.
+        computed: the format that it computed in; bounds allow for one narrower than float32.
     """
 
     rendered: list[str] | None = None
@@ -51,6 +52,7 @@ class Testimony:
     controls: Mapping[str, str] | None = None
     answers: list[Said] = field(default_factory=list)
     scores: list[list[dict[int, float]]] = field(default_factory=list)
+    computed: str = "float32"
 
     def to_json(self) -> Json:
         """As one JSON object."""

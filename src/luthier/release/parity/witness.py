@@ -5,9 +5,11 @@ folders and nothing of the training: what it cannot find there, a user's server 
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import torch
 from luthier.errors import ParityFailed
 from luthier.models.base import Base
 from luthier.models.generate import generate
-from luthier.models.load import load_model, quiet
+from luthier.models.load import DTYPES, DtypeName, load_model, quiet
 from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of, put_around
+from luthier.release.weights import Weights
 from luthier.text import load_tokenizer, render_prompt, stop_ids
 from luthier.text.tokenizer import Tokenizer
 from luthier.types import Message
@@ -35,12 +38,36 @@ def read_as_trained(found: Probe, tokenizer: Tokenizer) -> bool:
     return bool(tokenizer(found.text, add_special_tokens=False)["input_ids"] == found.ids)
 
 
+SPARE = 0.8
+"""Share of the memory that a model in float32 may take."""
+
+
+def room_for_float32(parameters: int) -> bool:
+    """Whether a model of so many parameters fits in float32 where models are computed."""
+    if torch.cuda.is_available():
+        there = torch.cuda.mem_get_info()[0]
+    else:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62
+    return 4 * parameters < SPARE * there
+
+
 def exact(model: Any) -> Any:
-    """The model computing in float32 whatever its weights were stored in: what is compared is the weights."""
+    """The model computing in float32 whatever its weights were stored in: what is compared is the weights.
+
+    One that does not fit stays in its own format; `computed_in` says so, for bounds that allow for it.
+    """
+    if not room_for_float32(sum(p.numel() for p in model.parameters())):
+        return model.eval()
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = torch.float32
     return model.float().eval()
+
+
+def computed_in(model: Any) -> str:
+    """The format of the model's numbers, of `BOUNDS`."""
+    kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+    return next((name for name in ("bfloat16", "float16") if DTYPES[name] in kinds), "float32")
 
 
 def hear(
@@ -75,6 +102,7 @@ def hear(
         controls=controls_of(tokenizer),
         answers=answers,
         scores=scores,
+        computed=computed_in(model),
     )
 
 
@@ -169,7 +197,10 @@ def of_folder(
 ) -> Testimony:
     """What a model's folder says, loaded by this process; see `Elsewhere` for one that knows nothing else."""
     base = Base("released", folder, None, trust_remote_code)
-    model, tokenizer = load_model(base, "float32"), load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    places = Weights.of_folder(folder).places.values()
+    stored: DtypeName = "bfloat16" if any(place.dtype == torch.bfloat16 for place in places) else "float16"
+    dtype: DtypeName = "float32" if room_for_float32(sum(prod(place.shape) for place in places)) else stored
+    model, tokenizer = load_model(base, dtype), load_tokenizer(folder, trust_remote_code=trust_remote_code)
     return hear(model, tokenizer, stop_ids(tokenizer, base.stop_ids), probes, most, forced)
 
 
