@@ -13,11 +13,11 @@ from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import write_text
+from luthier.errors import RecipeError
 from luthier.evaluate.items import Item, Task
 from luthier.evaluate.marking import mark
 from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import validation_task
-from luthier.models.base import UKULELE
 from luthier.pipeline.deployment import write_deployment
 from luthier.pipeline.judging import read_examples
 from luthier.pipeline.service import need_packages
@@ -48,6 +48,9 @@ def check_release(work: Work) -> None:
     if asked.served:
         need_packages()
     if asked.gguf or asked.gguf_adapter:
+        if work.scores:
+            fix = "leave release.gguf and release.gguf_adapter out"
+            raise RecipeError("llama.cpp does not run reward models with one score", where="release.gguf", fix=fix)
         from luthier.release.make import check_wanted
 
         check_wanted(asked, work.recipe.tuning, work.base, work.run.home)
@@ -88,7 +91,7 @@ def _job(work: Work, tuning: Tuning, dtype: Any, examples: Sequence[Example], pr
     from luthier.release.make import Job
 
     hashes = {"run": work.run.name, "model_sha256": work.artifacts["model"].sha256, "base_sha256": work.base_identity}
-    lineage = Lineage(work.recipe.name, shown_base(work), work.base.revision, None, hashes)
+    lineage = Lineage(work.recipe.name, shown_base(work), work.base.revision, work.base.licence, hashes)
     return Job(
         asked=work.recipe.release,
         base=work.base,

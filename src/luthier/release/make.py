@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.artifact import make_folder, write_text
-from luthier.errors import ParityFailed
+from luthier.errors import ParityFailed, RecipeError
 from luthier.models.base import Base
 from luthier.models.load import DtypeName
 from luthier.models.tuned import load_tuned, save_tuned
-from luthier.recipe import Release, Tuning
+from luthier.recipe import MERGES, Release, Tuning
 from luthier.release import ollama
 from luthier.release.endpoint import Endpoint
 from luthier.release.gguf.adapter import adapter_tensors, check_adapter, write_adapter
@@ -22,7 +22,7 @@ from luthier.release.gguf.converter import convert, need_converter
 from luthier.release.gguf.kquants import KQUANTS, need_quantiser, quantise
 from luthier.release.gguf.write import FORMATS, Lineage, Source, need_gguf, open_source, write_gguf
 from luthier.release.llama import need_llama_cpp
-from luthier.release.merge import as_trained, merge
+from luthier.release.merge import as_trained, cannot_merge, merge
 from luthier.release.parity import Probe, Row, Table, Testimony, compare
 from luthier.release.parity.diagnosis import of_adapter, of_folder, of_gguf
 from luthier.release.parity.llama_cpp import summon_llama_cpp
@@ -80,6 +80,9 @@ def check_wanted(asked: Release, tuning: Tuning, base: Base, home: Path) -> None
         Missing: a package or a program.
         RecipeError: the adapter cannot be written as asked.
     """
+    if asked.gguf and tuning.kind not in (*MERGES, "auto"):
+        fix = "leave release.gguf out, or choose a tuning that can be merged, such as lora"
+        raise RecipeError(cannot_merge(tuning.kind), where="release.gguf", fix=fix)
     if asked.gguf or asked.gguf_adapter:
         need_gguf()
         need_llama_cpp()
@@ -121,6 +124,7 @@ def _make(job: Job, out: Path, elsewhere: Elsewhere, *, merges: bool) -> Made:
         if job.asked.gguf:
             rows += _gguf(job, out, trained, notes, elsewhere)
     else:
+        notes += [cannot_merge(job.tuning.kind)] if job.tuning.kind not in MERGES else []
         rows.append(_adapter_as_it_is(job, out / "model", trained))
     if job.serve:
         rows.append(_served(job, job.serve, out / "model", trained))

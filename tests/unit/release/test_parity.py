@@ -383,3 +383,21 @@ def test_what_does_not_fit_in_float32_is_compared_with_that_in_mind(monkeypatch:
     theirs = Testimony(scores=[[{5: math.log(0.51), 6: math.log(0.39)}]])
     assert compare("x", "f32", ours, theirs, [Probe(None, None, [1])]).holds
     assert not compare("x", "f32", replace(ours, computed="float32"), theirs, [Probe(None, None, [1])]).holds
+
+
+def test_what_a_release_cannot_have_is_said_before_training(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.errors import Missing, RecipeError
+    from luthier.recipe import Prefix
+    from luthier.release.gguf import kquants
+    from luthier.release.make import check_wanted
+
+    with pytest.raises(RecipeError, match="prefix tuning cannot be merged"):
+        check_wanted(Release(gguf=("f16",)), Prefix(kind="prefix"), scene.base, Path())
+    monkeypatch.setattr(kquants, "quantiser", lambda: None)
+    with pytest.raises(Missing, match=r"need llama\.cpp's quantiser") as caught:
+        check_wanted(Release(gguf=("q8_0", "q4_k_m")), TUNING, scene.base, Path())
+    assert caught.value.exit_code == 5
+    with pytest.raises(Missing, match=r"the folder has no convert_hf_to_gguf\.py"):
+        check_wanted(Release(gguf=("f16",), llama_cpp="nowhere"), TUNING, scene.base, Path())
+    with pytest.raises(RecipeError, match="magnitudes"):
+        check_wanted(Release(gguf_adapter="f16"), Lora(kind="lora", dora=True), scene.base, Path())
