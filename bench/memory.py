@@ -33,9 +33,9 @@ SETTINGS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
     ("30M", {"kind": "adapter"}, 2048, {}),
     ("30M", {"kind": "ia3"}, 2048, {}),
     ("30M", {"kind": "freeze"}, 2048, {}),
-    ("30M", {"kind": "lora"}, 4096, {"recompute": True}),
+    ("30M", {"kind": "lora"}, 4096, {"memory": "lean"}),
     ("110M", {"kind": "full"}, 512, {}),
-    ("110M", {"kind": "full"}, 1024, {"recompute": True}),
+    ("110M", {"kind": "full"}, 1024, {"memory": "lean"}),
     ("110M", {"kind": "lora"}, 1024, {}),
     ("110M", {"kind": "qlora"}, 512, {}),
     ("110M", {"kind": "prefix"}, 1024, {}),
@@ -135,7 +135,7 @@ def table(found: list[dict[str, Any]], errors: list[float]) -> str:
     ]
     for row in found:
         name = row["tuning"]["kind"] + (", dropout" if row["tuning"].get("dropout") else "")
-        again = "yes" if row.get("recompute") else ""
+        again = "yes" if row.get("memory") == "lean" else ""
         sizes = f"{row['predicted'] / 1e6:,.0f} | {row['measured'] / 1e6:,.0f} | {row['error']:+.1%}"
         lines.append(f"| {row['model']} | {name} | {row['tokens']:,} | {again} | {sizes} |")
     return "\n".join(lines) + "\n"

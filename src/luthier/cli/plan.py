@@ -33,6 +33,7 @@ SHOWN = (
     "processes",
     "parallel",
     "recompute",
+    "cheap",
     "flops_per_token",
 )
 

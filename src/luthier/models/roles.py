@@ -10,7 +10,7 @@ is a second frozen model too.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -100,24 +100,6 @@ def speaking_as(model: Any, name: str) -> Iterator[None]:
             yield
         finally:
             model.set_adapter(before)
-
-
-def recompute(model: Any) -> None:
-    """Drop activations in the forward pass of a model and of its critic, and compute them again in the backward pass.
-
-    With several adapters a block has to speak then as it did the first time, whoever speaks meanwhile.
-    """
-    settings: dict[str, Any] = {"use_reentrant": False}
-    if isinstance(model, peft.PeftModel) and len(model.peft_config) > 1:
-
-        def contexts() -> tuple[Any, Any]:
-            return nullcontext(), speaking_as(model, model.active_adapter)
-
-        settings["context_fn"] = contexts
-    causal_model(model).gradient_checkpointing_enable(settings)
-    own = getattr(getattr(model, "critic", None), "own", None)
-    if own is not None:
-        own.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 @contextmanager

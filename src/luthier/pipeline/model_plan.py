@@ -16,7 +16,7 @@ from luthier.plan.memory import Setting, memory_parts
 from luthier.plan.rates import default_rate
 from luthier.recipe import Recipe, build_recipe
 
-EFFECTIVE = ("tuning.", "objective.", "training.recompute=", "training.optimizer=", "model.dtype=")
+EFFECTIVE = ("tuning.", "objective.", "training.memory=", "training.optimizer=", "model.dtype=")
 """Settings of a recipe that matter where there are no rows."""
 
 
@@ -56,8 +56,15 @@ def plan_model(
 
     def needs(gpu: bool, dtype: str) -> dict[str, int]:
         training = recipe.training
+        again = facts.layers if training.memory == "lean" else 0
         setting = Setting(
-            tuning, trainable, dtype, length, recompute=bool(training.recompute), optimizer=training.optimizer, gpu=gpu
+            tuning,
+            trainable,
+            dtype,
+            length,
+            recompute=facts.layers if training.memory == "lean" else 0,
+            optimizer=training.optimizer,
+            gpu=gpu,
         )
         return memory_parts(facts, setting)
 

@@ -172,6 +172,7 @@ def _model_settings(work: Work) -> dict[str, Any]:
         "packing",
         "dtype",
         "recompute",
+        "cheap",
         "compile",
     )
     replay = work.recipe.data.replay

@@ -81,8 +81,9 @@ def _difference(plan: Plan, other: Plan) -> str:
     slow = max(other.seconds or 0, plan.seconds or math.inf) > NOTICEABLE
     if other.parallel != plan.parallel and other.processes > 1 and (said or slow):
         said.append(f"{other.processes} processes with {other.parallel}")
-    if other.recompute != plan.recompute:
-        said.append("activations recomputed" if other.recompute else "no activations recomputed")
+    if (other.recompute, other.cheap) != (plan.recompute, plan.cheap):
+        again = other.recompute or other.cheap
+        said.append("activations recomputed" if again else "no activations recomputed")
     same_work = other.hardware == plan.hardware
     if slow and not same_work and other.seconds and plan.seconds and not 0.5 < other.seconds / plan.seconds < 2:
         said.append(f"about {_time(other.seconds)} of training")

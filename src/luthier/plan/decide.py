@@ -56,7 +56,8 @@ class Plan:
     batch_tokens: int
     micro_batch_tokens: int
     packing: bool
-    recompute: bool
+    recompute: int
+    cheap: int
     compile: bool
     processes: int
     parallel: str
@@ -113,11 +114,21 @@ class _Decision:
         """Memory of one device, in bytes; processes without a GPU share the machine's."""
         return self.hardware.gpus[0].memory if self.hardware.gpus else self.hardware.memory // world
 
-    def setting(self, tuning: Tuning, micro: int, recompute: bool, world: int, parallel: str) -> Setting:
+    def setting(self, tuning: Tuning, micro: int, again: tuple[int, int], world: int, parallel: str) -> Setting:
         """A setting of the memory model."""
         optimizer, gpu = self.recipe.training.optimizer, bool(self.hardware.gpus)
         return Setting(
-            tuning, self.count(tuning), self.dtype, micro, self.labelled, recompute, optimizer, gpu, world, parallel
+            tuning,
+            self.count(tuning),
+            self.dtype,
+            micro,
+            self.labelled,
+            again[0],
+            optimizer,
+            gpu,
+            world,
+            parallel,
+            again[1],
         )
 
 
@@ -174,7 +185,8 @@ def decide(
         micro_batch_tokens=setting.tokens,
         packing=recipe.training.packing,
         recompute=setting.recompute,
-        compile=_compiles(d, seconds, setting.recompute),
+        cheap=setting.cheap,
+        compile=_compiles(d, seconds, again=bool(setting.recompute or setting.cheap)),
         processes=world,
         parallel=setting.parallel,
         memory=memory,
@@ -240,7 +252,7 @@ def _tuning(d: _Decision, world: int) -> Tuning:
     if rows > MANY_ROWS:
         full = Full(kind="full")
         kinds = ("one",) if world == 1 else ("ddp", "fsdp")
-        if any(_total(d, full, 4096, False, world, kind) < FULL * d.room(world) for kind in kinds):
+        if any(_total(d, full, 4096, world, kind) < FULL * d.room(world) for kind in kinds):
             reasons.append(f"{rows:,} rows are enough to train all weights, and they fit")
             return full
     reasons.append(f"{rows:,} rows: adapters reach what full training would, at a fraction of the memory")
@@ -271,24 +283,24 @@ def _micro(d: _Decision, batch: int, longest: int, world: int) -> int:
     return micro
 
 
-def _total(d: _Decision, tuning: Tuning, micro: int, recompute: bool, world: int, parallel: str) -> int:
-    return memory_parts(d.facts, d.setting(tuning, micro, recompute, world, parallel))["total"]
+def _total(d: _Decision, tuning: Tuning, micro: int, world: int, parallel: str) -> int:
+    return memory_parts(d.facts, d.setting(tuning, micro, (0, 0), world, parallel))["total"]
 
 
 def _fit(d: _Decision, tuning: Tuning, micro: int, longest: int, world: int) -> tuple[Tuning, Setting, dict[str, int]]:
     """The first setting that fits: as planned, in smaller passes, with recomputation, in shares, in 4 bits."""
     least = micro if d.recipe.training.micro_batch_tokens else min(micro, longest)
-    asked = d.recipe.training.recompute
+    asked = d.recipe.training.memory
     kinds = [d.recipe.training.parallel] if d.recipe.training.parallel else ["ddp", "fsdp"]
     kinds = ["one"] if world == 1 else [k for k in kinds if not (k == "fsdp" and isinstance(tuning, Qlora))]
     tried = [
-        (kind, recompute, tokens)
+        (kind, again, tokens)
         for kind in kinds
-        for recompute in ((asked,) if asked is not None else (False, True))
+        for again in _again(d.facts.layers, asked)
         for tokens in _halves(micro, least)
     ]
-    for number, (kind, recompute, tokens) in enumerate(tried):
-        setting = d.setting(tuning, tokens, recompute, world, str(kind))
+    for number, (kind, again, tokens) in enumerate(tried):
+        setting = d.setting(tuning, tokens, again, world, str(kind))
         memory = memory_parts(d.facts, setting)
         if memory["total"] <= FULL * d.room(world) or number == len(tried) - 1:
             break
@@ -298,12 +310,27 @@ def _fit(d: _Decision, tuning: Tuning, micro: int, longest: int, world: int) -> 
         return _fit(d, Qlora(kind="qlora", rank=getattr(tuning, "rank", 16)), micro, longest, world)
     if not over and setting.tokens < micro:
         d.reasons.append(f"{setting.tokens:,} tokens in one forward pass, not {micro:,}: so it fits")
-    if not over and setting.recompute and asked is None:
-        d.reasons.append("activations are computed again in the backward pass: a third more work, so it fits")
+    if not over and asked is None and (setting.recompute or setting.cheap):
+        d.reasons.append(_again_reason(setting, d.facts.layers))
     if world > 1:
         what = "each holds everything, gradients are averaged" if setting.parallel == "ddp" else "each holds a share"
         d.reasons.append(f"{world} processes with {setting.parallel}: {what}")
     return tuning, setting, memory
+
+
+def _again(layers: int, asked: str | None) -> list[tuple[int, int]]:
+    """How many blocks compute everything again, and how many their cheap parts: from least work to most."""
+    if asked is not None:
+        return [(layers, 0) if asked == "lean" else (0, 0)]
+    half = layers // 2
+    return [(0, 0), (0, half), (0, layers), (half, layers - half), (layers, 0)]
+
+
+def _again_reason(setting: Setting, layers: int) -> str:
+    whole, cheap = setting.recompute, setting.cheap
+    said = [f"{whole} of {layers} blocks everything"] if whole else []
+    said += [f"{cheap} of {layers} blocks norms and activations"] if cheap else []
+    return f"activations are computed again in the backward pass, in {' and in '.join(said)}: more work, so it fits"
 
 
 def _halves(micro: int, least: int) -> list[int]:
@@ -365,10 +392,10 @@ def _fits(d: _Decision, needed: int, tuning: Tuning, world: int) -> None:
     d.reasons.append(f"about {needed / 1e9:.2f} GB of {room / 1e9:.0f} GB are needed")
 
 
-def _compiles(d: _Decision, seconds: float | None, recompute: bool) -> bool:
+def _compiles(d: _Decision, seconds: float | None, *, again: bool) -> bool:
     """Whether compiling the blocks is worth its time."""
     asked, fresh = d.recipe.training.compile, d.recipe.objective.kind in SAMPLED
-    if asked is not None or recompute or fresh or seconds is None:
+    if asked is not None or again or fresh or seconds is None:
         return bool(asked)
     cost, share = COMPILING["gpu" if d.hardware.gpus else "cpu"]
     if share * seconds < 2 * cost:

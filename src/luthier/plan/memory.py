@@ -25,7 +25,8 @@ each line what is trained decides:
 | IA3 | 2k + i | what the factors multiply |
 | adapter | 2h + 4 width | the bottlenecks' inputs and insides |
 
-With recomputation a block keeps its input, h, and one block at a time all the rest.
+A block that computes everything again keeps its input, h; one that computes its cheap parts again its input and all
+products, 3h + 2q + 2k + 2i; and one block at a time has all the rest.
 """
 
 from dataclasses import dataclass
@@ -57,11 +58,14 @@ class Setting:
     """Tokens of one forward pass on one device."""
     labelled: float = 1.0
     """Share of them with a label."""
-    recompute: bool = False
+    recompute: int = 0
+    """Blocks that compute everything again in the backward pass."""
     optimizer: str = "adamw"
     gpu: bool = False
     world: int = 1
     parallel: str = "one"
+    cheap: int = 0
+    """Blocks that compute their cheap parts again."""
 
 
 def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
@@ -119,10 +123,18 @@ def _activations(facts: ModelFacts, setting: Setting) -> float:
     layers: float = facts.layers
     if isinstance(setting.tuning, Freeze):
         layers = min(layers, setting.tuning.blocks)
-    if setting.recompute:
-        inner = facts.inner or 4 * facts.hidden
-        kept, layers = facts.layers * facts.hidden + kept + 3 * inner + 2 * facts.hidden, 1
-    return setting.tokens * size * layers * kept
+    again, cheap = min(setting.recompute, layers), min(setting.cheap, layers - min(setting.recompute, layers))
+    held = (layers - again - cheap) * kept + again * facts.hidden + cheap * min(kept, _products(facts))
+    if again or cheap:  # one block at a time has all of it, and what passes through it
+        held += kept + 3 * (facts.inner or 4 * facts.hidden) + 2 * facts.hidden
+    return setting.tokens * size * held
+
+
+def _products(facts: ModelFacts) -> float:
+    """Values a token that a block keeps when only its cheap parts are computed again: its input, and all products."""
+    h, q = facts.hidden, facts.queries or facts.hidden
+    k, i = facts.keys or facts.hidden, facts.inner or 4 * facts.hidden
+    return 3 * h + 2 * q + 2 * k + 2 * i
 
 
 def _kept(facts: ModelFacts, tuning: Tuning, size: int = 4) -> float:

@@ -34,9 +34,9 @@ class Training(Section):
     """Decoupled weight decay of AdamW, on matrices only."""
     neftune: Annotated[float, Field(ge=0)] = 0.0
     """Size alpha of uniform noise on the embeddings in training (Jain et al. 2023, arXiv:2310.05914; they take 5)."""
-    recompute: bool | None = None
-    """Compute each block's activations again in the backward pass instead of keeping them: less memory, about a third
-    more work. Where memory needs it when not given."""
+    memory: Literal["fast", "lean"] | None = None
+    """`fast` keeps all activations for the backward pass; `lean` computes them again there, about a third more work.
+    What fits when not given: nothing again, cheap parts, or everything, block by block."""
     compile: bool | None = None
     """Compile the model's blocks with torch.compile, which takes a minute or two and needs a C++ compiler on a CPU.
     Where the run is long enough to win that back when not given."""

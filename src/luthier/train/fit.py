@@ -220,7 +220,7 @@ def _quicken(job: Job, model: torch.nn.Module, log: events.Log) -> None:
     make_fast(model)
     if not job.plan.get("compile"):
         return
-    if reason := why_not(model, recompute=job.plan["recompute"]):
+    if reason := why_not(model, recompute=bool(job.plan["recompute"] or job.plan["cheap"])):
         log.write(events.Warned(f"blocks are not compiled: {reason}"))
         return
     _try_compiled(job, model, log)
@@ -401,6 +401,7 @@ def _settings(job: Job, updates: int, every: int, tokenizer: Tokenizer, *, packe
         lora_plus=getattr(job.tuning, "lora_plus", None) or 1.0,
         noise=training.neftune,
         recompute=job.plan["recompute"],
+        cheap=job.plan["cheap"],
         seconds=math.inf if training.max_minutes is None else 60 * training.max_minutes,
         keep=training.keep_checkpoints,
         trace_every=max(1, math.ceil(updates / (training.trace + 1))) if training.trace else None,

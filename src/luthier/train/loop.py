@@ -23,7 +23,7 @@ from luthier import events
 from luthier.errors import Interrupted, TrainingStopped
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import Batch, best_fit
-from luthier.models.roles import recompute
+from luthier.models.recompute import recompute
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.train.batches import Update
@@ -65,8 +65,10 @@ class LoopSettings:
     """NEFTune's alpha."""
     shared: bool = False
     """Compute what both rows of a pair begin with once."""
-    recompute: bool = False
-    """Drop the activations of each block in the forward pass and compute them again in the backward pass."""
+    recompute: int = 0
+    """How many blocks drop their activations in the forward pass and compute them again in the backward pass."""
+    cheap: int = 0
+    """How many after them do so with their cheap parts: all but attention and wide products."""
     seconds: float = math.inf
     """Stop after this time in training, those of earlier attempts included."""
     keep: int = 2
@@ -114,8 +116,8 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
         Missing: the disk is full.
     """
-    if settings.recompute:
-        recompute(model)
+    if settings.recompute or settings.cheap:
+        recompute(model, settings.recompute, settings.cheap)
     loop = _Loop(model, objective, source, settings, folder, log, on_step, parallel)
     with attention(causal_model(model), NAME), _stop_signals() as stopping:
         return loop.run(stopping)

@@ -11,7 +11,7 @@ import torch
 
 from luthier import events
 from luthier.models.attention import NAME, attention
-from luthier.models.roles import recompute
+from luthier.models.recompute import recompute
 from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.train.batches import Update
@@ -66,8 +66,8 @@ def probe(
     forward = Forward(settings.packed, settings.pad, settings.compute, place, settings.shared)
     state = torch.get_rng_state()
     forget_peak(place)
-    if settings.recompute:
-        recompute(model)
+    if settings.recompute or settings.cheap:
+        recompute(model, settings.recompute, settings.cheap)
     model.train()
     with attention(causal_model(model), NAME), forward.autocast:
         batch = forward.lay(rows, objective.learned(largest), settings.noise)
@@ -78,7 +78,7 @@ def probe(
     log.write(events.MemoryMeasured(plan["memory"]["total"], peak, probe=True))
     if peak > plan["memory_available"]:
         there = plan["memory_available"] / 1e9
-        advice = "smaller training.micro_batch_tokens, or training.recompute=true, needs less"
+        advice = "smaller training.micro_batch_tokens, or training.memory=lean, needs less"
         log.write(events.Warned(f"one update takes {peak / 1e9:.2f} GB and {there:.2f} GB are there; {advice}"))
     return peak
 

@@ -12,7 +12,8 @@ from luthier.models.attention import NAME, attention
 from luthier.models.batch import lay_out
 from luthier.models.load import load_model
 from luthier.models.logprobs import batch_logprobs, batch_scores
-from luthier.models.roles import VALUE, add_critic, add_scorer, quiet_dropout, recompute, speaking_as, without_critic
+from luthier.models.recompute import recompute
+from luthier.models.roles import VALUE, add_critic, add_scorer, quiet_dropout, speaking_as, without_critic
 from luthier.models.scoring import Apart, Beside, row_scores
 from luthier.models.tuned import load_tuned, save_tuned
 from luthier.models.tuning import causal_model, tune, untuned

@@ -140,8 +140,17 @@ def test_activations_are_recomputed_only_where_memory_needs_it() -> None:
     needed = plan(5_000, LARGE, CARD, tuning={"kind": "lora"}, training=long | {"micro_batch_tokens": 4_096})
     assert needed.recompute
     assert any("computed again" in reason for reason in needed.reasons)
+    assert plan(5_000, LARGE, HUGE, tuning={"kind": "lora"}, training={"memory": "lean"}).recompute == LARGE.layers
+    least = needed.memory["total"]
+    for memory in range(least, 2 * least, least // 8):  # the more there is, the less is done again
+        card = replace(CARD, gpus=(Gpu("a card", int(memory / 0.94)),))
+        found = plan(5_000, LARGE, card, tuning={"kind": "lora"}, training=long | {"micro_batch_tokens": 4_096})
+        work = found.recompute + 0.2 * found.cheap
+        assert work <= needed.recompute + 0.2 * needed.cheap
+        needed = found
+    assert not found.recompute
     with pytest.raises(RecipeError, match="lora needs about"):
-        plan(5_000, LARGE, CARD, tuning={"kind": "lora"}, training=long | {"recompute": False})
+        plan(5_000, LARGE, CARD, tuning={"kind": "lora"}, training=long | {"memory": "fast"})
 
 
 def test_layers_that_do_not_divide_are_not_held_in_four_bits() -> None:

@@ -76,7 +76,7 @@ def test_more_settings_of_a_tuning_are_heard(config: str) -> None:
     assert eight["memory"]["weights"] > plain["memory"]["weights"] + 3e9 - 1e8
     dora = plan_model(config, "lora", 16, ["q_proj"], 512, ["tuning.dora=true"])
     assert dora["trainable_parameters"] == 32 * (2 * 4096 * 16 + 4096)
-    again = plan_model(config, "lora", 16, None, 4096, ["training.recompute=true"])
+    again = plan_model(config, "lora", 16, None, 4096, ["training.memory=lean"])
     assert again["memory"]["activations"] < plan_model(config, "lora", 16, None, 4096)["memory"]["activations"] / 4
     assert plain["cards"]["a 24 GB card"]["fits"]
     assert not plan_model(config, "full", None, None, 512)["cards"]["an 80 GB card"]["fits"]

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from tiny import PLAN, TUNED, base, chat_rows, objective, plan, save, seen, settings, tokenizer, tuned
+from torch.utils.flop_counter import FlopCounterMode
 
 from luthier import events
 from luthier.errors import DataError
 from luthier.models.attention import NAME, attention
+from luthier.models.fast_lora import make_fast
+from luthier.models.recompute import recompute
 from luthier.models.tuning import causal_model
 from luthier.recipe import Lora, build_recipe
 from luthier.text import TokenRows
@@ -86,30 +89,46 @@ def test_lora_plus_lets_b_learn_faster(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["full", "lora", "qlora"])
 def test_recomputing_activations_changes_nothing_but_memory(kind: str, tmp_path: Path) -> None:
-    for name, recompute in (("kept", False), ("again", True)):
-        go(tuned(TUNED[kind]), tmp_path / name, recompute=recompute)
-    kept, again = steps(tmp_path / "kept"), steps(tmp_path / "again")
-    assert [step.loss for step in again] == pytest.approx([step.loss for step in kept], rel=1e-6)
-    assert [step.gradient_norm for step in again] == pytest.approx([step.gradient_norm for step in kept], rel=1e-5)
+    """Both blocks whole, one whole and one in its cheap parts, both in their cheap parts."""
+    found = []
+    for whole, cheap in ((0, 0), (2, 0), (1, 1), (0, 2)):
+        model = tuned(TUNED[kind])
+        make_fast(model)
+        go(model, tmp_path / f"{whole}-{cheap}", recompute=whole, cheap=cheap)
+        found.append(steps(tmp_path / f"{whole}-{cheap}"))
+    kept = found[0]
+    for again in found[1:]:
+        assert [step.loss for step in again] == pytest.approx([step.loss for step in kept], rel=1e-6)
+        assert [step.gradient_norm for step in again] == pytest.approx([step.gradient_norm for step in kept], rel=1e-5)
 
 
-def test_recomputing_holds_less_for_the_backward_pass() -> None:
-    held = []
-    for recompute in (False, True):
-        model = tuned(TUNED["full"]).train()
-        if recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        sizes: list[int] = []
+def held_and_done(whole: int, cheap: int) -> tuple[int, int]:
+    """Numbers that autograd holds for the backward pass, and operations in products of both passes."""
+    model = tuned(TUNED["full"]).train()
+    if whole or cheap:
+        recompute(model, whole, cheap)
+    sizes: list[int] = []
 
-        def pack(tensor: torch.Tensor, into: list[int] = sizes) -> torch.Tensor:
-            into.append(tensor.numel())
-            return tensor
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
 
-        forward = Forward(True, 0, torch.float32, torch.device("cpu"))
-        with attention(causal_model(model), NAME), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            objective("sft").loss(model, forward.lay(ROWS, range(12)))
-        held.append(sum(sizes))
-    assert held[1] < 0.4 * held[0]
+    batch = Forward(True, 0, torch.float32, torch.device("cpu")).lay(ROWS, range(12))
+    with attention(causal_model(model), NAME), FlopCounterMode(display=False) as flops:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            loss = objective("sft").loss(model, batch).total
+        loss.backward()
+    return sum(sizes), flops.get_total_flops()
+
+
+def test_recomputing_holds_less_and_does_only_what_it_says_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything again is more products, block by block; cheap parts again are none."""
+    monkeypatch.setattr("luthier.models.recompute.NARROW", 32)  # wide for so small a model
+    nothing, one, both, cheap = (held_and_done(*given) for given in ((0, 0), (1, 0), (2, 0), (0, 2)))
+    assert both[0] < one[0] < nothing[0]
+    assert both[0] < 0.4 * nothing[0]
+    assert both[1] - one[1] == one[1] - nothing[1] > 0
+    assert cheap[1] == nothing[1]
 
 
 @pytest.mark.parametrize("keep", [1, 3])
