@@ -7,17 +7,28 @@ keyword `documents`.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from luthier.errors import DataError
+from luthier.models.fastest import speeds
+
+varlen_attn: Any = None
+with suppress(ImportError):  # torch before 2.10
+    from torch.nn.attention import varlen
+
+    varlen_attn = varlen.varlen_attn
 
 NAME = "luthier_packed"
+LARGEST_HEAD = 256
+"""Values of one head that the kernel for many documents takes."""
 
 
 class Documents:
@@ -28,10 +39,42 @@ class Documents:
     compiled by torch.compile pass it on as it is: of a list they would remember the length.
     """
 
-    __slots__ = ("beginnings", "bounds")
+    __slots__ = ("beginnings", "bounds", "edges")
 
     def __init__(self, bounds: list[int], beginnings: Mapping[int, tuple[int, int]] | None = None) -> None:
         self.bounds, self.beginnings = bounds, beginnings or {}
+        self.edges: Edges | None = None
+
+
+class Edges(NamedTuple):
+    """The same for a kernel that takes many documents at once: made with the first layer and kept for the others."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    most_queries: int
+    most_keys: int
+    order: torch.Tensor | None
+    """Places of the keys, beginnings repeated; None where they are as they lie."""
+
+
+def edges(laid: Documents, place: torch.device) -> Edges:
+    """Where documents begin among the queries and among the keys they see, int32 [documents + 1] each."""
+    sizes = [end - start for start, end in pairwise(laid.bounds)]
+    before = [laid.beginnings.get(i, (0, 0)) for i in range(len(sizes))]
+    seen = [size + end - start for size, (start, end) in zip(sizes, before, strict=True)]
+    order = None
+    if laid.beginnings:
+        spans = [
+            span
+            for i, own in enumerate(pairwise(laid.bounds))
+            for span in ([laid.beginnings[i], own] if i in laid.beginnings else [own])
+        ]
+        order = torch.cat([torch.arange(start, end) for start, end in spans]).to(place, non_blocking=True)
+    queries, keys = (
+        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(place, non_blocking=True)
+        for lengths in (sizes, seen)
+    )
+    return Edges(queries, keys, max(sizes), max(seen), order)
 
 
 def packed_attention(
@@ -69,6 +112,10 @@ def packed_attention(
     Returns:
         [lines, tokens, heads, size], and None for the weights.
     """
+    if documents is not None and prefix is None and softcap is None and s_aux is None and not dropout:
+        at_once = _at_once(query, key, value, documents, scaling, sliding_window)
+        if at_once is not None:
+            return at_once, None
     parts = []
     before = [] if prefix is None else [t.to(key.dtype).expand(len(key), *t.shape) for t in prefix[_layer(module)]]
     probability = dropout if module.training else 0.0
@@ -90,12 +137,66 @@ def packed_attention(
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
             continue
         grouped = query.shape[1] != key.shape[1]
-        parts.append(
-            F.scaled_dot_product_attention(
-                q, k, v, seen, probability, is_causal=seen is None, scale=scaling, enable_gqa=grouped
+        with _kernel(query):
+            parts.append(
+                F.scaled_dot_product_attention(
+                    q, k, v, seen, probability, is_causal=seen is None, scale=scaling, enable_gqa=grouped
+                )
             )
-        )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def has_varlen(query: torch.Tensor) -> bool:
+    """Whether torch's kernel for many documents at once takes these queries: on Ampere and later, in half precision."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > LARGEST_HEAD:
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0) and varlen_attn is not None
+
+
+def _at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    laid: Documents,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor | None:
+    """All documents in one call, [1, tokens, heads, size]; None where the kernel is not there."""
+    if not has_varlen(query):
+        return None
+    if laid.edges is None:
+        laid.edges = edges(laid, query.device)
+    e = laid.edges
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    if e.order is not None:
+        k, v = k.index_select(0, e.order), v.index_select(0, e.order)
+    found = varlen_attn(
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        e.queries,
+        e.keys,
+        e.most_queries,
+        e.most_keys,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return found[None]  # type: ignore[no-any-return]
+
+
+def _kernel(query: torch.Tensor) -> Any:
+    """On a GPU the attention kernel that was fastest there, before all others; on a CPU there is one."""
+    best = _fastest_kernel() if query.is_cuda else None
+    if best is None:
+        return nullcontext()
+    order = [getattr(SDPBackend, best), SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(list(dict.fromkeys(order)), set_priority=True)
+
+
+@cache
+def _fastest_kernel() -> str | None:
+    return speeds().attention
 
 
 def _layer(module: Any) -> int:

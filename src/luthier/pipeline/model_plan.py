@@ -56,7 +56,6 @@ def plan_model(
 
     def needs(gpu: bool, dtype: str) -> dict[str, int]:
         training = recipe.training
-        again = facts.layers if training.memory == "lean" else 0
         setting = Setting(
             tuning,
             trainable,

@@ -8,7 +8,7 @@ import transformers as hf
 from tiny import llama, of_config, random_rows, sizes
 
 from luthier.errors import DataError, TrainingStopped
-from luthier.models.attention import NAME, attention
+from luthier.models.attention import NAME, Documents, attention, packed_attention
 from luthier.models.batch import lay_out
 from luthier.models.logprobs import batch_logprobs, hidden_states, plain_logprobs
 from luthier.train.check import check_head
@@ -136,3 +136,39 @@ def test_dropout_on_attention_acts_in_training_only() -> None:
     with attention(model, NAME), torch.no_grad():
         assert torch.equal(hidden_states(model.eval(), batch), hidden_states(model, batch))
         assert not torch.equal(hidden_states(model.train(), batch), hidden_states(model, batch))
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_many_documents_at_once_are_laid_out_as_the_kernel_wants(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is a GPU's; here its definition takes its place: each document causal, aligned at its last key."""
+
+    def varlen(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, most_q: int, most_k: int, **given: Any) -> torch.Tensor:
+        assert cu_q.dtype == cu_k.dtype == torch.int32
+        assert int(cu_q.diff().max()) == most_q
+        assert int(cu_k.diff().max()) == most_k
+        left, right = given["window_size"]
+        parts = []
+        for i in range(len(cu_q) - 1):
+            own = q[cu_q[i] : cu_q[i + 1]].transpose(0, 1)
+            keys, values = (t[cu_k[i] : cu_k[i + 1]].transpose(0, 1) for t in (k, v))
+            ahead = torch.arange(keys.shape[1])[None] - torch.arange(own.shape[1])[:, None]
+            ahead = ahead - (keys.shape[1] - own.shape[1])
+            mask = (ahead <= right) & ((ahead >= -left) if left >= 0 else torch.ones_like(ahead, dtype=torch.bool))
+            parts.append(
+                torch.nn.functional.scaled_dot_product_attention(
+                    own, keys, values, mask, scale=given["scale"], enable_gqa=given["enable_gqa"]
+                )
+            )
+        return torch.cat(parts, 1).transpose(0, 1)
+
+    laid = Documents([0, 9, 23, 30], {2: (9, 15)})
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 4, 30, 16), torch.randn(1, 2, 30, 16), torch.randn(1, 2, 30, 16)
+    module = torch.nn.Module().eval()
+    plain, _ = packed_attention(module, q, k, v, None, documents=laid, sliding_window=window, scaling=0.3)
+    monkeypatch.setattr("luthier.models.attention.has_varlen", lambda _: True)
+    monkeypatch.setattr("luthier.models.attention.varlen_attn", varlen)
+    ours, _ = packed_attention(module, q, k, v, None, documents=laid, sliding_window=window, scaling=0.3)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
