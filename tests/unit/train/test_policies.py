@@ -1,12 +1,14 @@
 """PPO, GRPO and RLOO: what is trained is what was sampled, alike in any batch, and goes on to the same bits."""
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pair
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from tiny import seen, stop, tokenizer
 
 from luthier import events
+from luthier.errors import Missing
 from luthier.models.attention import NAME, attention
 from luthier.models.generate import Sampling, generate
 from luthier.models.head import Bend, frozen_logprobs
@@ -27,6 +30,7 @@ from luthier.train import launch
 from luthier.train.experience import Experience
 from luthier.train.objectives.policy import answer_kl
 from luthier.train.reinforce import gae, kl, token_rewards, whiten
+from luthier.train.sampler import Drawn, Vllm
 
 ONCE = {"max_steps": 1, "schedule": "constant"}
 
@@ -283,3 +287,71 @@ def test_the_gradient_beside_a_frozen_head_knows_the_temperature(cap: float | No
         logprobs.square().sum().backward()
         found.append((logprobs.detach(), states.grad))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+class Elsewhere:
+    """A sampler that draws from another distribution than is trained: its log-probabilities are off by a constant."""
+
+    exact = False
+
+    def __init__(self, inner: Any, off: float) -> None:
+        self.inner, self.off = inner, off
+
+    def __call__(self, *given: Any) -> list[Drawn]:
+        drawn = self.inner(*given)
+        return [replace(one, logprobs=tuple(x - self.off for x in one.logprobs)) for one in drawn]
+
+
+@pytest.mark.parametrize(("off", "weight"), [(0.3, math.exp(0.3)), (-0.5, math.exp(-0.5)), (5.0, 1.5)])
+def test_tokens_of_another_sampler_are_weighted_by_truncated_ratios(off: float, weight: float, tmp_path: Path) -> None:
+    model, objective, source = ready(job(tmp_path, POLICIES["rloo"] | {"truncate": 1.5}))
+    found = []
+    for sampler in (source.sampler, Elsewhere(source.sampler, off)):
+        source.sampler, source.number = sampler, -1
+        with attention(causal_model(model), NAME):
+            rows, update = source.update(0)
+            batch = source.setting.forward.lay(rows, update[0])
+            model.zero_grad()
+            objective.loss(model, batch).total.backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert objective.experience.labels["weights"].tolist() == pytest.approx([weight] * 96, rel=1e-3)
+    for plain, weighted in zip(*found, strict=True):
+        torch.testing.assert_close(weighted, plain * weight, rtol=2e-3, atol=1e-6)
+    log = seen(events.Log(tmp_path / "ready.jsonl"), events.RolledOut)
+    assert log[-1].metrics["sampler_ratio"] == pytest.approx(math.exp(off), rel=1e-3)  # raw, not truncated
+
+
+def test_vllm_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match=r"objective.sampler=vllm needs"):
+        ready(job(tmp_path, POLICIES["rloo"] | {"sampler": "vllm"}))
+
+
+def test_vllm_is_asked_with_the_adapter_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interface as of 0.3x, played by the model in this process."""
+    asked: list[Any] = []
+
+    class Engine:
+        def __init__(self, model: str, **settings: Any) -> None:
+            assert Path(model, "config.json").exists()
+            assert settings["enable_lora"]
+            assert settings["logprobs_mode"] == "processed_logprobs"
+
+        def generate(self, prompts: Any, parameters: Any, lora_request: Any, **_: Any) -> list[Any]:
+            assert (Path(lora_request[2]) / "adapter_model.safetensors").exists()
+            asked.append((lora_request[0], parameters[0]["temperature"]))
+            one = SimpleNamespace(token_ids=[9, stop()], finish_reason="stop")
+            one.logprobs = [{9: SimpleNamespace(logprob=-1.0)}, {stop(): SimpleNamespace(logprob=-2.0)}]
+            return [SimpleNamespace(outputs=[one]) for _ in prompts]
+
+    vllm = SimpleNamespace(LLM=Engine, SamplingParams=lambda **given: given)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=lambda *given: given))
+    task = job(tmp_path, POLICIES["rloo"])
+    model, _, _ = ready(task)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sampler = Vllm(model, tokenizer(), task.base, [stop()], 6, 0.8, tmp_path)
+    first, second = sampler([[3, 4]], [1], 0), sampler([[3, 4]], [1], 4)
+    assert asked == [("adapter-0", 0.8), ("adapter-4", 0.8)]  # a name is never used twice
+    assert first == second == [Drawn((9, stop()), tokenizer().decode([9]), ended=True, logprobs=(-1.0, -2.0))]
+    assert not list(tmp_path.glob("adapter-*"))
