@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ROOM = 1.25
 """An answer may be this much longer than the rows' longest one, unless the recipe says how long."""
-LOOKS = 20
+LOOKS = 10
 """Validations of a run, unless the recipe says how often."""
 NORMALISED_ON = 256
 """Answers of the dataset over which a reward model without numbers of its own is normalised."""
