@@ -330,7 +330,7 @@ def test_vllm_is_asked_with_the_adapter_of_the_moment(tmp_path: Path, monkeypatc
     """Its interface as of 0.3x, played by the model in this process."""
     asked: list[Any] = []
 
-    class Engine:
+    class Played:
         def __init__(self, model: str, **settings: Any) -> None:
             assert Path(model, "config.json").exists()
             assert settings["enable_lora"]
@@ -343,7 +343,7 @@ def test_vllm_is_asked_with_the_adapter_of_the_moment(tmp_path: Path, monkeypatc
             one.logprobs = [{9: SimpleNamespace(logprob=-1.0)}, {stop(): SimpleNamespace(logprob=-2.0)}]
             return [SimpleNamespace(outputs=[one]) for _ in prompts]
 
-    vllm = SimpleNamespace(LLM=Engine, SamplingParams=lambda **given: given)
+    vllm = SimpleNamespace(LLM=Played, SamplingParams=lambda **given: given)
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=lambda *given: given))
