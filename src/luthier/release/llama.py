@@ -6,6 +6,7 @@ writes one JSON answer. Everything is computed in float32: the cache too, and wi
 """
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -18,7 +19,8 @@ from luthier.errors import Missing, ParityFailed
 INSTALL = "pip install 'luthier[gguf]'"
 MORE_PROBABLE = 64
 """Likeliest tokens whose probabilities are compared where the vocabulary is large."""
-FAILED = 3
+ONE_THREAD = 200 * 2**20
+"""Bytes of a file up to which one thread is enough."""
 QUIET = -1
 
 
@@ -76,6 +78,9 @@ def _serve(request: Mapping[str, Any]) -> list[Any]:
     params = xllamacpp.CommonParams()
     params.model.path = request["model"]
     params.n_ctx, params.n_parallel, params.warmup = request["context"], 1, False
+    # More threads than a small model keeps busy wait for each other by spinning, which a busy machine pays for.
+    threads = 1 if Path(request["model"]).stat().st_size < ONE_THREAD else os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers, params.fit_params, params.use_jinja = 0, False, True
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
