@@ -40,7 +40,8 @@ def curate(
         return
     facts = dataset.json("facts.json")
     if as_json:
-        put(document(run, rows={"read": facts["read"], **facts["fates"]}, funnel=facts["funnel"]))
+        folds = {name: facts[name] for name in ("folds", "fold") if name in facts}
+        put(document(run, rows={"read": facts["read"], **facts["fates"]}, funnel=facts["funnel"], **folds))
         return
     _say_fates(facts)
     screen = console(out=True)
@@ -48,6 +49,7 @@ def curate(
         if part := facts.get(side):
             rows, tokens, trained = (part[name] for name in ("rows", "tokens", "trained_tokens"))
             screen.print(f"{side}: {rows:,} rows, {tokens:,} tokens, {trained:,} trained")
+    _say_folds(facts)
     _say_lengths(facts)
     screen.print(f"ledger: {dataset.path('ledger.jsonl')}")
     screen.print(f"card:   {dataset.path('README.md')}")
@@ -74,6 +76,14 @@ def _say_fates(facts: dict[str, Any]) -> None:
         fates.add_row(fate, f"{count:,}", facts["reasons"].get(fate, ""))
     fates.add_row("read", f"{facts['read']:,}", "", style="bold")
     screen.print(fates)
+
+
+def _say_folds(facts: dict[str, Any]) -> None:
+    screen = console(out=True)
+    for part in facts.get("folds", ()):
+        sizes = f"{part['rows']:,} rows in {part['groups']:,} groups, {part['trained_tokens']:,} trained tokens"
+        held = "  (held out: validation)" if part["fold"] == facts["fold"] else ""
+        screen.print(f"fold {part['fold']} of {len(facts['folds'])}: {sizes}{held}")
 
 
 def _say_lengths(facts: dict[str, Any]) -> None:

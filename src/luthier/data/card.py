@@ -50,7 +50,17 @@ def _counts(facts: Mapping[str, Any]) -> str:
         f"No two rows on different sides share {proof['threshold']:.0%} or more of their shingles (Jaccard): every "
         f"pair that could was compared, and {proof['tied']:,} were tied together for it."
     )
-    return f"{facts['read']:,} rows were read; {facts['fates']['kept']:,} were kept.\n\n{table}\n\n{proved}"
+    kept = f"{facts['read']:,} rows were read; {facts['fates']['kept']:,} were kept."
+    return "\n\n".join((kept, table, *_folds(facts), proved))
+
+
+def _folds(facts: Mapping[str, Any]) -> list[str]:
+    if "folds" not in facts:
+        return []
+    names = ("fold", "rows", "groups", "tokens", "trained_tokens")
+    rows = [tuple(part[name] for name in names) for part in facts["folds"]]
+    said = f"Of {len(rows)} folds, fold {facts['fold']} is held out for validation. The proof is between all folds."
+    return [said, _rows(("fold", "rows", "groups", "tokens", "trained tokens"), rows)]
 
 
 def _sources(recipe: Recipe, facts: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from luthier.artifact import write_text
 from luthier.data.apply import apply_verdicts
 from luthier.data.card import card
+from luthier.data.folds import count_folds
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
@@ -159,7 +160,7 @@ def _order(workshop: Workshop) -> list[str]:
 def _facts(
     table: Table, recipe: Recipe, workshop: Workshop, feeds: Sequence[Feed], out: Path, limit: int
 ) -> dict[str, Any]:
-    weights = [source.weight for source in recipe.data.sources]
+    weights, split = [source.weight for source in recipe.data.sources], recipe.data.split
     shapes = "SELECT shape, count(*) FROM rows WHERE shape IS NOT NULL GROUP BY shape ORDER BY 2 DESC, 1"
     return {
         "read": table.count,
@@ -168,7 +169,8 @@ def _facts(
         "funnel": funnel(table, _order(workshop)),
         "shapes": dict(table.sql(shapes)),
         "sources": [_source(table, feed) for feed in feeds],
-        **{side: write_side(out, side, table, weights) for side in SIDES if side != "test" or recipe.data.split.test},
+        **({"folds": count_folds(table, split.folds), "fold": split.held} if split.folds else {}),
+        **{side: write_side(out, side, table, weights) for side in SIDES if side != "test" or split.test},
         "rows": recipe.objective.rows,
         "lengths": _lengths(table, limit),
         "smallest_shares": _smallest_shares(table),

@@ -1,5 +1,6 @@
 """Giving every kept row its side, on the table of the curation."""
 
+from luthier.data.folds import fold_up
 from luthier.data.split import BITS, bounds, clusters
 from luthier.data.table import KEPT, Table
 from luthier.errors import DataError
@@ -50,6 +51,8 @@ def divide(table: Table, split: Split) -> None:
         )
     if split.time:
         _by_rank(table, count, validation, test)
+    elif split.folds:
+        fold_up(table, split.folds, split.held)
     else:
         _by_place(table, validation, test, rows)
     table.sql("DROP TABLE places")

@@ -37,6 +37,8 @@ class Entry:
     note: str
     content: str = ""
     """The hash of what the row holds after curation, to which verdicts are bound."""
+    fold: int | None = None
+    """The fold that a kept row is in, where the recipe asks for folds."""
 
     @property
     def where(self) -> str:
@@ -47,12 +49,12 @@ class Entry:
 def entries(table: Table) -> Iterator[Json]:
     """The lines of the ledger, in order."""
     query = (
-        "SELECT file, line, hash, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note, mark "
+        "SELECT file, line, hash, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note, mark, "
+        "fold "
         "FROM rows ORDER BY n"
     )
-    for file, line, mark, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note, held in table.sql(
-        query
-    ):
+    for file, line, mark, shape, fate, rule, reason, score, kept, side, *more in table.sql(query):
+        tokens, trained, risk, note, held, fold = more
         yield {
             "source": table.name_of(file),
             "line": line,
@@ -69,6 +71,7 @@ def entries(table: Table) -> Iterator[Json]:
             "risk": risk,
             "note": note,
             "content": held.hex(),
+            "fold": fold,
         }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from luthier.data.clusters import Signer
 from luthier.data.divide import divide
+from luthier.data.folds import by_fold
 from luthier.data.shingles import U64, jaccard, joined
 from luthier.data.step import Row
 from luthier.data.table import KEPT, Table
@@ -41,15 +42,16 @@ def divide_and_prove(table: Table, split: Split) -> Json:
     """Give every kept row its side so that no twins are on different ones; what the proof took.
 
     Twins that the first division parts (near duplicates are looked for by chance, or not at all) are tied together, and
-    the rows are divided again.
+    the rows are divided again. Of folds all are compared with each other, so that the proof holds for each of them.
 
     Raises:
         DataError: rows cannot be divided, or not without parting twins.
     """
     tied = 0
+    apart = by_fold(split.folds) if split.folds else "side"
     for _ in range(ROUNDS):
         divide(table, split)
-        found = twins_across(table, split.twins)
+        found = twins_across(table, split.twins, apart)
         if not found:
             return {"threshold": split.twins, "tied": tied, "across": 0}
         tied += len(found)
@@ -62,13 +64,13 @@ def divide_and_prove(table: Table, split: Split) -> Json:
     )
 
 
-def twins_across(table: Table, threshold: float) -> list[Twins]:
-    """All twins on different sides."""
+def twins_across(table: Table, threshold: float, apart: str = "side") -> list[Twins]:
+    """All twins on different sides; `apart` is what tells the sides in SQL, with `train` as one of its values."""
     signer = Signer()
     found: list[Twins] = []
-    for block in _held(table, signer):
+    for block in _held(table, signer, apart):
         index = _Index(block, threshold)
-        for number, side, text in _texts(table, f"{KEPT}"):
+        for number, side, text in _texts(table, KEPT, apart):
             found += index.twins(number, side, signer.shingle_set(text))
     return found
 
@@ -89,16 +91,16 @@ class _HeldRow(NamedTuple):
     shingles: U64
 
 
-def _texts(table: Table, where: str) -> Iterator[tuple[int, str, str]]:
-    sides = table.sql(f"SELECT side FROM rows WHERE {where} ORDER BY n")
+def _texts(table: Table, where: str, apart: str) -> Iterator[tuple[int, str, str]]:
+    sides = table.sql(f"SELECT {apart} FROM rows WHERE {where} ORDER BY n")
     for (number, content), (side,) in zip(table.contents(where), sides, strict=True):
         yield number, side, Row(content).text
 
 
-def _held(table: Table, signer: Signer) -> Iterator[list[_HeldRow]]:
+def _held(table: Table, signer: Signer, apart: str = "side") -> Iterator[list[_HeldRow]]:
     block: list[_HeldRow] = []
     size = 0
-    for number, side, text in _texts(table, f"{KEPT} AND side != 'train'"):
+    for number, side, text in _texts(table, f"{KEPT} AND {apart} != 'train'", apart):
         block.append(_HeldRow(number, side, signer.shingle_set(text)))
         size += len(block[-1].shingles)
         if size >= BLOCK:

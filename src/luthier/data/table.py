@@ -18,7 +18,7 @@ from luthier.data.step import Content, Resolution, Row
 from luthier.types import Fate
 
 SMALL = Remembered._fields
-COLUMNS = ("source", "line", "hash", *SMALL, "kept", "side")
+COLUMNS = ("source", "line", "hash", *SMALL, "kept", "side", "fold")
 KEPT = "fate = 'kept'"
 
 
@@ -56,9 +56,10 @@ class Table:
     def add(self, rows: Iterable[tuple[Place, Remembered]]) -> None:
         """Take in rows, in order."""
         made = []
+        unsettled = (None, None, None)  # the row kept in its place, its side, its fold
         for place, small in rows:
             self.count += 1
-            made.append((self.count, self._file(place), place.line, bytes.fromhex(place.digest), *small, None, None))
+            made.append((self.count, self._file(place), place.line, bytes.fromhex(place.digest), *small, *unsettled))
         marks = ",".join("?" * (len(COLUMNS) + 1))
         self._base.executemany(f"INSERT INTO rows VALUES ({marks})", made)
 

@@ -61,9 +61,36 @@ class Split(Section):
     """A field of the rows, such as an author or a session: rows with the same value stay together, too."""
     time: str | None = None
     """A field of the rows that says when they came about: the latest are held out, in place of a hash's choice."""
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
+    """Divide all rows into so many folds of about equal size, for few rows (under 500): run the recipe once with each
+    of them held out, and read the mean and the spread. Groups stay whole, every source is spread over all folds, and
+    the folds are the same whichever is held out."""
+    fold: Annotated[int, Field(ge=1)] | None = None
+    """Which fold is held out for validation, from 1 to `folds`; the first when not given."""
     twins: Annotated[float, Field(gt=0.2, le=1)] = 0.8
     """From which Jaccard index of five-word shingles on two rows are twins. No twins stand on both sides: after the
     division it is proved, and a division that cannot keep them together stops."""
+
+    @property
+    def held(self) -> int:
+        """The number of the fold that is held out."""
+        return self.fold or 1
+
+    @model_validator(mode="after")
+    def _folds_take_effect(self) -> "Split":
+        if self.folds is None:
+            if self.fold is not None:
+                raise ValueError("data.split.fold has no effect without data.split.folds: say into how many")
+            return self
+        idle = [name for name in ("validation", "test", "time") if getattr(self, name) is not None]
+        if idle:
+            raise ValueError(
+                f"data.split.{idle[0]} has no effect with data.split.folds, which divides all rows evenly by a hash: "
+                "leave one of them out"
+            )
+        if self.held > self.folds:
+            raise ValueError(f"data.split.fold is {self.fold}, and there are only {self.folds} folds, from 1 on")
+        return self
 
     @model_validator(mode="after")
     def _something_is_left(self) -> "Split":
