@@ -9,7 +9,8 @@ import typer
 from luthier.cli.console import AsJson, Overrides, console, document, put
 
 WHAT = ("methods", "train")
-USUAL = "trl-default,trl-tuned,plain-peft,luthier-fp32"
+USUAL = "trl-default,trl-tuned,plain-peft,luthier-fp32,luthier-int8"
+USUAL_PAIRS = "trl-default,trl-tuned,luthier-whole-pairs,luthier-fp32"
 
 
 def bench(
@@ -22,15 +23,17 @@ def bench(
         Path | None, typer.Option("--out", help="Where it all goes; bench-methods or bench-train if not given.")
     ] = None,
     only: Annotated[str | None, typer.Option("--only", help="Some of the methods, such as full,lora.")] = None,
-    arms: Annotated[str, typer.Option("--arms", help="train: the arms, in order.")] = USUAL,
+    arms: Annotated[
+        str | None, typer.Option("--arms", help=f"train: the arms, in order; {USUAL} if not given.")
+    ] = None,
     shape: Annotated[str, typer.Option("--shape", help="train: shape of the model, such as 42M.")] = "42M",
     profile: Annotated[
         str, typer.Option("--profile", help="train: P1 full packs, P2 chats, P3 long documents, P4 pairs.")
     ] = "P2",
     tuning: Annotated[str, typer.Option("--tuning", help="train: lora or full.")] = "lora",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="train: rows an update; pairs in P4.")] = 8,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="train: rows an update; pairs in P4.")] = 4,
     longest: Annotated[
-        int | None, typer.Option("--longest", min=32, help="train: most tokens a row; 1024 on a CPU, 4096 on a GPU.")
+        int | None, typer.Option("--longest", min=32, help="train: most tokens a row; 512 on a CPU, 4096 on a GPU.")
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="train: turns that each arm gets.")] = 3,
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="train: least time of one turn.")] = 8.0,
@@ -49,11 +52,12 @@ def bench(
     from luthier.artifact import make_folder, write_text
     from luthier.pipeline.speed import Asked, measure, table
 
+    given = arms or (USUAL_PAIRS if profile == "P4" else USUAL)
     folder, screen = out or Path("bench-train"), console()
     make_folder(folder)
     found = measure(
         folder / "work",
-        [name.strip() for name in arms.split(",")],
+        [name.strip() for name in given.split(",")],
         Asked(shape, profile, tuning, rows, longest, rounds, seconds),
         tell=lambda line: screen.print(line, markup=False),
     )

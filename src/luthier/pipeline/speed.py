@@ -28,8 +28,8 @@ from luthier.plan.compute import PEAKS, flops_per_token
 from luthier.recipe import Full, Lora
 
 REFERENCE, CEILING = "reference", "matmul"
-UPDATES = 40
-"""Updates that are prepared; arms that get further begin again."""
+UPDATES, UPDATES_OF_PAIRS = 40, 8
+"""Updates that are prepared; arms that get further begin again. Of pairs fewer: each arm asks its reference first."""
 WARM = 2
 """Updates of each arm that do not count."""
 BOUNDS = {"loss": 1e-3, "gradient": 0.999, "rounded": 0.99, "curve": 5e-3, "rounded_curve": 1e-2}
@@ -81,7 +81,7 @@ class Asked:
     shape: str = "42M"
     profile: str = "P2"
     tuning: str = "lora"
-    rows: int = 8
+    rows: int = 4
     """Rows an update; pairs in P4."""
     longest: int | None = None
     """Most tokens of a row."""
@@ -110,9 +110,10 @@ def measure(
     from luthier.train.arms.work import prepare
 
     _check(arms, asked)
+    updates = UPDATES_OF_PAIRS if asked.profile == "P4" else UPDATES
     work = prepare(
         folder, asked.shape, asked.profile, asked.tuning,
-        rows=asked.rows, updates=UPDATES, longest=asked.longest, seed=asked.seed,
+        rows=asked.rows, updates=updates, longest=asked.longest, seed=asked.seed,
     )  # fmt: skip
     path = work.save()
     tell("the plain computation of the first update")

@@ -3,7 +3,7 @@
 | profile | rows |
 | --- | --- |
 | P1 | full packs: every row has the longest length, all tokens trained |
-| P2 | chats: lengths lognormal, median 300, long tail; 40 % of the tokens trained |
+| P2 | chats: lengths lognormal, median 300 (less where rows are cut short), long tail; 40 % of the tokens trained |
 | P3 | long documents: every row four times the longest of P2, all tokens trained |
 | P4 | pairs of answers to one prompt, the prompt 60 % of a row; answers trained |
 
@@ -27,7 +27,7 @@ from luthier.text.render import TrainingRow
 
 PROFILES = ("P1", "P2", "P3", "P4")
 MEDIAN, SPREAD, LABELLED, SHARED = 300, 0.8, 0.4, 0.6
-LONGEST = {"cpu": 1024, "cuda": 4096}
+LONGEST = {"cpu": 512, "cuda": 4096}
 PAD, END, FIRST = 0, 1, 4
 """Ids that pad and that end a row, and the first that means something."""
 
@@ -114,7 +114,7 @@ def prepare(
         tuning: `lora` or `full`.
         rows: rows (pairs in P4) an update.
         updates: how many to prepare; arms that get further begin again.
-        longest: most tokens of a row; 1,024 on a CPU and 4,096 on a GPU when None.
+        longest: most tokens of a row; 512 on a CPU and 4,096 on a GPU when None.
         seed: of weights and rows.
 
     Raises:
@@ -143,7 +143,9 @@ def _save_model(work: Work, torch: Any) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from luthier.models.load import training_dtype
+    from luthier.models.load import quiet, training_dtype
+
+    quiet()
 
     settings = dict(SHAPES[work.shape])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings, pad_token_id=PAD, eos_token_id=END)
