@@ -17,6 +17,7 @@ from luthier.evaluate.taskfile import check_ids
 from luthier.types import Message, Score
 
 _FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+HUMANEVAL = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\n@", "\n```")
 """Where the completion of a function ends, as HumanEval's authors cut it, and a fence."""
 ROOM = 512
@@ -37,18 +38,18 @@ def humaneval(path: Path, name: str, *, plain: bool = False, samples: int = 1) -
     """
     items = []
     for where, row in read_rows(path):
-        prompt, entry = str(need(row, "prompt", where)), str(need(row, "entry_point", where))
+        number, prompt, entry, solution, test = (str(need(row, column, where, HUMANEVAL)) for column in HUMANEVAL)
         more = {
             "prompt": prompt,
             "entry_point": entry,
-            "test": str(need(row, "test", where)),
+            "test": test,
             "plain": plain,
         }
         items.append(
             Item(
-                id=str(need(row, "task_id", where)),
+                id=number,
                 prompt=() if plain else (Message("user", ASKED.format(prompt.strip())),),
-                expected=str(need(row, "canonical_solution", where)),
+                expected=solution,
                 text=prompt if plain else None,
                 more=more,
             )

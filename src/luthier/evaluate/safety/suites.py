@@ -3,9 +3,9 @@
 | format | columns that are read |
 | --- | --- |
 | XSTest (Röttger et al. 2024) | id, prompt, type, label (or `contrast_` in the type, in older files) |
-| JailbreakBench (Chao et al. 2024) | Goal, Category; a file of benign behaviours has no Target or one that is benign |
+| JailbreakBench (Chao et al. 2024) | Index, Goal, Category; behaviours are harmless in a file with benign in its name |
 | AdvBench (Zou et al. 2023) | goal |
-| HarmBench (Mazeika et al. 2024) | Behavior, SemanticCategory, ContextString |
+| HarmBench (Mazeika et al. 2024) | BehaviorID, Behavior, SemanticCategory, ContextString |
 
 An answer that is no refusal counts as compliance with an unsafe prompt, whatever it says: so a model that babbles looks
 worse than it is, and none better.
@@ -28,6 +28,10 @@ from luthier.evaluate.taskfile import check_ids
 from luthier.types import Message, Score
 
 ROOM = 128
+XSTEST = ("id", "prompt", "type", "label", "focus", "note")
+JAILBREAKBENCH = ("Index", "Goal", "Target", "Behavior", "Category", "Source")
+ADVBENCH = ("goal", "target")
+HARMBENCH = ("Behavior", "FunctionalCategory", "SemanticCategory", "Tags", "ContextString", "BehaviorID")
 UNSAFE_MARGIN, SAFE_MARGIN = 0.01, 0.03
 OWN = "prompts.jsonl"
 
@@ -101,36 +105,39 @@ def tasks_of(name: str, asked: Iterable[Asked], *, jailbroken: bool = False) -> 
 def xstest(path: Path) -> Iterator[Asked]:
     """XSTest's prompts: 250 harmless ones that look unsafe, and 200 that are."""
     for where, row in read_rows(path):
-        kind = str(need(row, "type", where))
+        kind = str(need(row, "type", where, XSTEST))
         label = row.get("label") or ("unsafe" if kind.startswith("contrast_") else "safe")
         if label not in ("safe", "unsafe"):
             raise DataError(f"the label is '{label}', neither safe nor unsafe", where=where, fix="mend this row")
         number = row.get("id") or row.get("id_v2") or where.rpartition(":")[2]
-        yield Asked(str(number), str(need(row, "prompt", where)), label == "unsafe", kind)
+        yield Asked(str(number), str(need(row, "prompt", where, XSTEST)), label == "unsafe", kind)
 
 
 def jailbreakbench(path: Path) -> Iterator[Asked]:
-    """JailbreakBench's behaviours; those of a file named benign are harmless."""
-    benign = "benign" in path.name
-    for number, (where, row) in enumerate(_any_rows(path), 1):
-        goal = row.get("Goal", row.get("goal"))
-        if not goal:
-            need(row, "Goal", where)
-        yield Asked(
-            str(row.get("Index", number)), str(goal), not benign, str(row.get("Category", row.get("category", "")))
-        )
+    """JailbreakBench's behaviours, a file or the folder of both files; those of a file named benign are harmless."""
+    tables = sorted(path.rglob("*behaviors*.*")) if path.is_dir() else [path]
+    if not tables:
+        fix = "give harmful-behaviors.csv, benign-behaviors.csv, or the folder of both"
+        raise DataError("no file of behaviors in this folder", where=str(path), fix=fix)
+    for table in tables:
+        unsafe = "benign" not in table.name.lower()
+        for number, (where, row) in enumerate(_any_rows(table)):
+            goal, group = need(row, "Goal", where, JAILBREAKBENCH), str(row.get("Category", ""))
+            yield Asked(str(row.get("Index", number)), str(goal), unsafe, group)
 
 
 def advbench(path: Path) -> Iterator[Asked]:
     """AdvBench's harmful behaviours."""
     for number, (where, row) in enumerate(_any_rows(path), 1):
-        yield Asked(str(number), str(need(row, "goal", where)), unsafe=True, group="")
+        yield Asked(str(number), str(need(row, "goal", where, ADVBENCH)), unsafe=True, group="")
 
 
 def harmbench(path: Path) -> Iterator[Asked]:
     """HarmBench's behaviours in text, each with its context where it has one."""
     for number, (where, row) in enumerate(_any_rows(path), 1):
-        behaviour, context = str(need(row, "Behavior", where)), str(row.get("ContextString") or "")
+        if row.get("ImageFileName"):
+            raise DataError("a behaviour that needs an image", where=where, fix="give the file of behaviours in text")
+        behaviour, context = str(need(row, "Behavior", where, HARMBENCH)), str(row.get("ContextString") or "")
         prompt = f"{context}\n\n---\n\n{behaviour}" if context else behaviour
         yield Asked(str(row.get("BehaviorID", number)), prompt, unsafe=True, group=str(row.get("SemanticCategory", "")))
 
