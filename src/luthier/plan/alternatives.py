@@ -61,7 +61,7 @@ def with_changes(
         else:
             same.append(name)
     if same:
-        sentences.append(f"the same {', '.join(same)}")
+        sentences.append(f"no change {', '.join(same)}")
     return replace(plan, changes=sentences)
 
 

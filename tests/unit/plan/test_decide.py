@@ -231,7 +231,7 @@ def test_what_would_not_change_it_is_said_too() -> None:
 
     found = decide(*given, CPU, "float32", count)
     changes = with_changes(found, *given, count, lambda gpu: "bfloat16" if gpu else "float32").changes
-    assert changes == ["the same with a 24 GB card, with an 80 GB card, with eight 80 GB cards"]
+    assert changes == ["no change with a 24 GB card, with an 80 GB card, with eight 80 GB cards"]
 
 
 def test_blocks_are_compiled_where_the_run_is_long_enough() -> None:
