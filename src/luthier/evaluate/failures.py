@@ -41,10 +41,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What training logged: losses at validations in order, and the last training losses."""
+    """What training logged: losses at validations in order, the last training losses, and what it said of both."""
 
     validations: Sequence[float] = ()
     losses: Sequence[float] = ()
+    overfitting: str | None = None
 
 
 def find_failures(
@@ -73,7 +74,12 @@ def _overfitting(training: Training, repeated: float) -> Failure:
     seen = list(training.validations)
     rising = any(a < b < c for a, b, c in zip(seen, seen[1:], seen[2:], strict=False))
     gap = seen[-1] - statistics.fmean(training.losses[-10:]) if seen and training.losses else 0.0
-    said = [f"the validation loss rose twice in a row, from {min(seen):.3f} to {seen[-1]:.3f}"] if rising else []
+    said = [training.overfitting.partition(": ")[2].partition(". ")[0]] if training.overfitting else []
+    said += (
+        [f"the validation loss rose twice in a row, from {min(seen):.3f} to {seen[-1]:.3f}"]
+        if rising and not said
+        else []
+    )
     said += [f"it ends {gap:.2f} nats above the training loss"] if gap > GAP else []
     said += [f"{100 * repeated:.1f} % of answers repeat a training row"] if repeated > 0.01 else []
     calm = f"validation loss {min(seen):.3f} at best, {seen[-1]:.3f} at the end" if seen else "no validation was logged"

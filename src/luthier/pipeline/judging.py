@@ -167,7 +167,7 @@ def make_verdict(work: Work, out: Path, load: Any) -> None:
         promoted=read_results(last) if last else None,
         calibration=baseline.json("calibration.json"),
         rows=read_examples(work.artifacts["dataset"].path("train.jsonl")),
-        training=Training([v.loss for v in validations], [s.loss for s in steps]),
+        training=Training([v.loss for v in validations], [s.loss for s in steps], _said(work)),
         hashes=_hashes(work),
         look=1 if any(task.reserve for task in tasks) else 0,
         trace=_trace(work, tasks, read_results(evaluation)),
@@ -177,6 +177,12 @@ def make_verdict(work: Work, out: Path, load: Any) -> None:
         verdict = reach(rules, _second_look(work, evidence, tasks, load))
     _note(work, verdict, [rule.text for rule in rules])
     write_text(out / "verdict.json", json.dumps(verdict, indent=1) + "\n")
+
+
+def _said(work: Work) -> str | None:
+    """What training said of its two curves."""
+    found: str | None = work.artifacts["model"].json("training.json").get("overfitting")
+    return found
 
 
 def _trace(work: Work, tasks: Sequence[Task], after: Results) -> Trace | None:

@@ -98,9 +98,10 @@ def _read(method: str, run: Run) -> Measured:
 
 def table(found: Sequence[Measured]) -> str:
     """As Markdown."""
+    kept = found[0].before
     lines = [
         "| tuning | trained | peak MB | seconds | task: exact match | skills kept (before: "
-        f"{found[0].before.value:.3f}) |",
+        f"{kept.value:.3f}, {kept.low:.3f} to {kept.high:.3f}) |",
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
     for m in found:

@@ -21,6 +21,8 @@ from luthier.types import Json
 
 HERE = Path(__file__).parent
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits")
+UNITS = {"examples": "nats per trained token", "pairs": "loss per pair", "ratings": "loss per rated answer"}
+"""What the loss of an objective is a mean over, by the rows that it reads."""
 VERDICT_WORDS = {"pass": "Pass", "fail": "Fail", "inconclusive": "Inconclusive"}
 
 
@@ -55,6 +57,7 @@ def page(story: Story) -> str:
         metrics=list(_metrics(story)),
         skills=list(_skills(story)),
         loss="" if rewards else charts.loss_chart(story.steps, story.validations),
+        loss_unit=UNITS.get(story.run.recipe.objective.rows, "loss"),
         rewards=rewards,
         fates=list(_fates(story)),
         changes=_changes(story),

@@ -206,6 +206,11 @@ def test_failure_modes_are_named_with_their_evidence() -> None:
         "the validation loss rose twice in a row, from 1.000 to 1.300; it ends 1.10 nats above the training loss; "
         "5.0 % of answers repeat a training row"
     )
+    sentence = (
+        "overfitting: after update 4 the validation loss rose from 1.0 to 1.1; those of 4 are kept. More rows help"
+    )
+    (seen,) = [f for f in find_failures(good, good, training=Training([1.0, 1.1], [0.9], sentence)) if f["alarm"]]
+    assert seen["evidence"] == "after update 4 the validation loss rose from 1.0 to 1.1; those of 4 are kept"
     said = says(tasks, GOOD, seed=1)
     for item, found in zip(tasks[1].items, said[1], strict=True):
         if item.group == "skill 3":
