@@ -59,7 +59,11 @@ def plan(
         str | None, typer.Option("--targets", help="With --model: layers that get adapters, such as q_proj,v_proj.")
     ] = None,
     length: Annotated[
-        int | None, typer.Option("--length", help="With --model: tokens in one forward pass; 2,048 when not given.")
+        int | None,
+        typer.Option(
+            "--length",
+            help="With --model: tokens in one forward pass; at most 2,048 when not given.",
+        ),
     ] = None,
 ) -> None:
     """Decide method, rates and sizes from rows, model and hardware, with the reasons; nothing is trained."""
@@ -74,7 +78,7 @@ def plan(
             )
         given = [setting for setting in (str(recipe) if recipe else "", *(overrides or ())) if setting]
         names = targets.split(",") if targets else None
-        found = plan_model(model, method or "lora", rank, names, 2048 if length is None else length, given)
+        found = plan_model(model, method or "lora", rank, names, length, given)
         put(document(None) | found) if as_json else _tell_model(found)
         return
     if alone := [

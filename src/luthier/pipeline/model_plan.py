@@ -11,11 +11,12 @@ from luthier.models.base import UKULELE, Base, ukulele_file
 from luthier.plan import find_hardware
 from luthier.plan.alternatives import MACHINES
 from luthier.plan.compute import flops_per_token
-from luthier.plan.decide import FULL
+from luthier.plan.decide import FULL, check_bits
 from luthier.plan.memory import Setting, memory_parts
 from luthier.plan.rates import default_rate
 from luthier.recipe import Recipe, build_recipe
 
+LENGTH = 2048
 EFFECTIVE = ("tuning.", "objective.", "training.memory=", "training.optimizer=", "model.dtype=")
 """Settings of a recipe that matter where there are no rows."""
 
@@ -25,7 +26,7 @@ def plan_model(
     method: str,
     rank: int | None,
     targets: Sequence[str] | None,
-    length: int,
+    length: int | None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Parameters, rate, compute and memory of one tuning of a model.
@@ -35,11 +36,12 @@ def plan_model(
         method: kind of the tuning.
         rank: of `lora` and `qlora`.
         targets: layers that get adapters.
-        length: tokens of one forward pass, as one row.
+        length: tokens of one forward pass, as one row; `LENGTH`, or the context where that is less, when None.
         overrides: more settings, such as `tuning.bits=8`.
 
     Raises:
-        RecipeError: there is no such model, tuning or layer, or a setting would have no effect.
+        RecipeError: there is no such model, tuning or layer, a setting would have no effect, or the model does not
+            take it.
         Missing: the hub cannot be reached.
     """
     from luthier.models.counting import model_facts, trainable_parameters
@@ -51,6 +53,14 @@ def plan_model(
     with TemporaryDirectory() as aside:
         base = Base(name, _config_folder(name, Path(aside)), None, trust_remote_code=False)
         facts, trainable = model_facts(base), trainable_parameters(base, tuning, scores=goal == "reward")
+    check_bits(tuning, facts)
+    length = min(LENGTH, facts.context) if length is None else length
+    if not 0 < length <= facts.context:
+        raise RecipeError(
+            f"{length:,} tokens do not fit the model's context of {facts.context:,}",
+            where="--length",
+            fix=f"--length {facts.context}",
+        )
     asked = recipe.model.dtype
     hardware, dtype = find_hardware(), training_dtype(asked)
 

@@ -158,7 +158,7 @@ def decide(
     d = _Decision(recipe, dataset, facts, hardware, dtype, count, [*notes, *_row_notes(dataset)])
     world = _devices(d)
     tuning = _tuning(d, world)
-    _check_bits(tuning, facts)
+    check_bits(tuning, facts)
     tokens = d.train["tokens"] + _replay_tokens(recipe, dataset)
     batch = recipe.training.batch_tokens or _batch_tokens(tokens, d.reasons)
     longest = max(dataset["train"]["longest"], dataset["validation"]["longest"])
@@ -340,7 +340,12 @@ def _halves(micro: int, least: int) -> list[int]:
     return sizes
 
 
-def _check_bits(tuning: Tuning, facts: ModelFacts) -> None:
+def check_bits(tuning: Tuning, facts: ModelFacts) -> None:
+    """Refuse 4 bits where layers do not divide into the values that share a scale.
+
+    Raises:
+        RecipeError: so it is, with the layers' names.
+    """
     if isinstance(tuning, Qlora) and tuning.bits == 4 and facts.odd:
         raise RecipeError(
             f"4 bits need layers whose input divides by 64, and here it does not in {', '.join(facts.odd)}",

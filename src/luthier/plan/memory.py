@@ -38,7 +38,7 @@ CHUNK_LOGITS = 1 << 24
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTISED = {4: 0.516, 8: 1.0}
 RUNTIME = {"cpu": 0.58e9, "gpu": 0.8e9}
-WASTE = {"full": 0.3, "other": 0.55}
+WASTE = {"full": 0.3, "other": 0.45}
 """On a CPU, the share of activations and logits that glibc's heap holds on top. Freed tensors leave holes that a new
 one of the same size does not fit, since it has to begin at a multiple of 64."""
 GPU_WASTE = 0.08

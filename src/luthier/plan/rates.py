@@ -8,8 +8,8 @@ w = (2000 / hidden)^0.781, the fit of Schulman et al. 2025, "LoRA Without Regret
 | full, freeze | 5e-5 w | 1e-6 to 1e-3 | the same: a tenth of LoRA's |
 | adapter | 5e-4 w | 1e-5 to 1e-2 | Houlsby et al. 2019: 3e-5 to 3e-3; like LoRA, whose shape it has |
 | ia3 | 3e-3 | 1e-4 to 1e-1 | Liu et al. 2022, 3.3 |
-| prefix | 1e-2 | 1e-4 to 1e-1 | our choice, to be searched from; Li & Liang 2021 take 5e-5, but through a network |
-| prompt | 3e-2 | 1e-3 to 1 | our choice, to be searched from; Lester et al. 2021 take 0.3, but with Adafactor |
+| prefix | 1e-2 | 1e-4 to 1e-1 | searched: docs/methods.md; Li & Liang 2021 take 5e-5, but through a network |
+| prompt | 1e-1 | 1e-3 to 1 | searched: docs/methods.md; Lester et al. 2021 take 0.3, but with Adafactor |
 | p-tuning | 3e-3 | 1e-5 to 1e-1 | Liu et al. 2021: a search from 1e-5 to 3e-3 |
 
 Preferences are learned at a fifth of that rate (`dpo`, `orpo`, `kto`: Rafailov et al. 2023 take 1e-6 where SFT takes

@@ -49,6 +49,12 @@ def test_bad_settings_get_a_sentence(config: str) -> None:
     ):
         with pytest.raises(RecipeError, match=sentence):
             plan_model(config, method, rank, targets, 128)
+    with pytest.raises(RecipeError, match=r"5,000 tokens do not fit the model's context of 4,096"):
+        plan_model(config, "lora", 4, None, 5000)
+    odd = Path(config).with_name("odd.json")
+    odd.write_text(json.dumps(LLAMA_2_7B | {"intermediate_size": 11_000}))
+    with pytest.raises(RecipeError, match="divides by 64, and here it does not in down_proj"):
+        plan_model(str(odd), "qlora", 4, None, None)
     with pytest.raises(RecipeError, match="there is no model"):
         plan_model("./nowhere", "lora", None, None, 128)
 
