@@ -54,13 +54,7 @@ def plan_model(
         base = Base(name, _config_folder(name, Path(aside)), None, trust_remote_code=False)
         facts, trainable = model_facts(base), trainable_parameters(base, tuning, scores=goal == "reward")
     check_bits(tuning, facts)
-    length = min(LENGTH, facts.context) if length is None else length
-    if not 0 < length <= facts.context:
-        raise RecipeError(
-            f"{length:,} tokens do not fit the model's context of {facts.context:,}",
-            where="--length",
-            fix=f"--length {facts.context}",
-        )
+    length = _length(length, facts.context)
     asked = recipe.model.dtype
     hardware, dtype = find_hardware(), training_dtype(asked)
 
@@ -96,6 +90,18 @@ def plan_model(
         "fits": "it fits" if memory["total"] < FULL * room else f"it does not fit: {room / 1e9:.0f} GB are there",
         "cards": {card: {"memory": there, "fits": there < FULL * size} for card, size in cards.items()},
     }
+
+
+def _length(asked: int | None, context: int) -> int:
+    """Tokens of one forward pass that the model can read."""
+    length = min(LENGTH, context) if asked is None else asked
+    if not 0 < length <= context:
+        raise RecipeError(
+            f"{length:,} tokens do not fit the model's context of {context:,}",
+            where="--length",
+            fix=f"--length {context}",
+        )
+    return length
 
 
 def _recipe(method: str, rank: int | None, targets: Sequence[str] | None, overrides: Sequence[str]) -> Recipe:
