@@ -173,6 +173,7 @@ class Elsewhere:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "luthier.release.parity.witness"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+                env=os.environ | {"TQDM_DISABLE": "1"},  # bars of libraries would run through the user's terminal
             )  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
