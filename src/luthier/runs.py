@@ -9,6 +9,7 @@ runs/
     events.jsonl              what happened
     run.json                  status, artifacts and metrics, for scripts
     report.html
+    ledger.jsonl              where curation was refused: what became of each row, and why
 """
 
 import json

@@ -51,6 +51,8 @@ def curate(
             screen.print(f"{side}: {rows:,} rows, {tokens:,} tokens, {trained:,} trained")
     _say_folds(facts)
     _say_lengths(facts)
+    if facts["failures"]:
+        screen.print(f"failures: {facts['failures']:,} unwanted answers in {dataset.path('failures.jsonl')}")
     screen.print(f"ledger: {dataset.path('ledger.jsonl')}")
     screen.print(f"card:   {dataset.path('README.md')}")
 

@@ -9,7 +9,6 @@ from luthier.recipe import Recipe
 from luthier.types import Example, Message, Pair
 
 SAMPLES, SAMPLE_LETTERS = 5, 600
-BAR = 40
 SHARES = (0, 10, 25, 50, 75, 90, 99, 100)
 
 
@@ -75,14 +74,16 @@ def _sources(recipe: Recipe, facts: Mapping[str, Any]) -> str:
 
 
 def _funnel(facts: Mapping[str, Any]) -> str:
-    whole = max(facts["read"], 1)
-    lines = [f"{'read':<20}{facts['read']:>12,}  {'#' * BAR}"]
-    lines += [
-        f"{part['rule']:<20}{part['left']:>12,}  {'#' * round(BAR * part['left'] / whole)}" for part in facts["funnel"]
-    ]
+    rules = [("read", "", facts["read"]), *((part["rule"], part["rows"], part["left"]) for part in facts["funnel"])]
     fates = [(name, count, facts["reasons"].get(name, "")) for name, count in facts["fates"].items()]
-    drawn = "\n".join(lines)
-    return f"Rows left after each rule:\n\n```\n{drawn}\n```\n\n" + _rows(("fate", "rows", "for example"), fates)
+    parts = [
+        "![Rows left after each rule](funnel.svg)",
+        _rows(("rule", "rows taken", "rows left"), rules),
+        _rows(("fate", "rows", "for example"), fates),
+    ]
+    if facts["failures"]:
+        parts.append(f"{facts['failures']:,} answers that people did not want stand in `failures.jsonl`.")
+    return "\n\n".join(parts)
 
 
 def _lengths(table: Table) -> str:

@@ -15,6 +15,7 @@ from luthier.artifact import write_text
 from luthier.data.apply import apply_verdicts
 from luthier.data.card import card
 from luthier.data.folds import count_folds
+from luthier.data.funnel import funnel_picture
 from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
@@ -27,7 +28,7 @@ from luthier.data.split import SIDES
 from luthier.data.step import EvaluationItem, Surroundings
 from luthier.data.table import KEPT, LiveRows, Table
 from luthier.data.verdicts import Verdict
-from luthier.data.write import draw, write_side
+from luthier.data.write import draw, write_failures, write_side
 from luthier.errors import DataError, RecipeError
 from luthier.recipe import Recipe
 from luthier.text import RowWriter
@@ -49,6 +50,7 @@ def curate(
     memory: Path | None = None,
     evaluation: Sequence[EvaluationItem] = (),
     verdicts: Mapping[str, Verdict] = MappingProxyType({}),
+    refused: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Read, check, compare, render and divide the recipe's rows.
@@ -62,6 +64,7 @@ def curate(
         memory: a folder in which work on rows is remembered from one time to the next.
         evaluation: the items that the model will be judged by.
         verdicts: what people said of rows, by the hash of their content: rejected rows go, edited ones are replaced.
+        refused: the file for the ledger when curation is refused, `ledger.jsonl` in `out` when not given.
         progress: told of rows done, rows in all (0 while that is not known) and what is being done.
 
     Returns:
@@ -86,11 +89,16 @@ def curate(
             check_rejected(table, recipe.data.max_rejected)
             progress(table.count, table.count, "dividing")
             proof = divide_and_prove(table, split)
-        finally:  # the ledger is written whatever happens: it shows what to mend
-            write_lines(out / "ledger.jsonl", entries(table))
+        except DataError as error:  # the ledger shows what to mend
+            place = refused or out / "ledger.jsonl"
+            write_lines(place, entries(table))
+            fix = f"{error.fix}; what became of each row, and why: {place}"
+            raise DataError(error.what, where=error.where, fix=fix) from error
+        write_lines(out / "ledger.jsonl", entries(table))
         progress(table.count, table.count, "writing")
         facts = _facts(table, recipe, workshop, feeds, out, limit) | {"steps": reports, "proof": proof}
         facts["replay"] = _replay(recipe, recipe_folder, workshop, held, table, out, limit)
+        write_text(out / "funnel.svg", funnel_picture(facts))
         write_text(out / "README.md", card(table, recipe, facts))
     write_text(out / "facts.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts
@@ -171,6 +179,7 @@ def _facts(
         "sources": [_source(table, feed) for feed in feeds],
         **({"folds": count_folds(table, split.folds), "fold": split.held} if split.folds else {}),
         **{side: write_side(out, side, table, weights) for side in SIDES if side != "test" or split.test},
+        "failures": write_failures(out, table),
         "rows": recipe.objective.rows,
         "lengths": _lengths(table, limit),
         "smallest_shares": _smallest_shares(table),

@@ -7,7 +7,7 @@ any process, and remembered by content. In order: read -> shape and roles -> row
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from luthier.artifact import digest
 from luthier.data.raw import RawRow, Unread, open_row
 from luthier.data.rendering import USUAL, Wanted, letters, most_letters, render_content
-from luthier.data.shapes import Reading, convert, find_field
+from luthier.data.shapes import UNWANTED, Reading, convert, find_field
 from luthier.data.split import place_of
 from luthier.data.step import Content, Row, RowStep, SetStep, Surroundings
 from luthier.data.steps import row_steps, set_steps
@@ -26,6 +26,8 @@ from luthier.recipe import Curate
 from luthier.text import TrainingRow
 from luthier.types import KEPT, Example, Fate, Pair
 
+PRIVATE = ("secrets", "pii")
+"""Steps that have a say over what is written of unwanted rows, too."""
 CODE = Path(__file__).parents[1]
 
 
@@ -35,7 +37,8 @@ class Outcome:
 
     Attributes:
         fate: `kept` so far, or what ended its way; `rule` is the part that said so.
-        content: the example or pair as JSON, without its place; empty when it was not kept. `mark` is its hash.
+        content: the example or pair as JSON, without its place; of rows that were not kept only unwanted ones have it.
+            `mark` is the hash of what was kept.
         place: where the row's group falls when rows are divided, and the group's identity: 63 bits.
         tie: the same for what the rows' own field says, by which rows are kept together.
         moment: what the split by time compares.
@@ -115,6 +118,8 @@ class Workshop:
             shape, found = convert(raw, reading)
             if isinstance(found, Fate):
                 outcomes.append(Outcome(shape, found, rule="read" if raw.problem else "shape"))
+                if found.name == UNWANTED:
+                    outcomes[-1].content = self._failure(raw, reading)
                 continue
             row = Row(found)
             placed = (self._place(raw, row), self._tie(raw), self._moment(raw))
@@ -132,6 +137,17 @@ class Workshop:
         outcome = Outcome(None, KEPT)
         self._finish(self._short([(outcome, Row(content))]))
         return outcome
+
+    def _failure(self, raw: RawRow, reading: Reading) -> bytes:
+        """What an unwanted row holds, where secrets and personal data let it be written; nothing otherwise."""
+        _, found = convert(raw, replace(reading, rows="ratings"))
+        if isinstance(found, Fate):
+            return b""
+        going = [(Outcome(None, KEPT), Row(found))]
+        for step in self.rows:
+            if step.name in PRIVATE:
+                going = _step(step, going)
+        return pack_content(going[0][1].content) if going else b""
 
     def _finish(self, going: list[tuple[Outcome, Row]]) -> None:
         if self.tokenizer is not None:

@@ -61,6 +61,10 @@ class Layout(NamedTuple):
         return all(not keys.isdisjoint(names) for names in self.keys)
 
 
+UNWANTED = "unwanted"
+"""The fate of rows whose answer people did not want, where the objective imitates answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How the rows of a source are read.
@@ -153,7 +157,7 @@ def _content(row: RawRow, value: Json, found: Found, reading: Reading) -> Exampl
     if reading.rows == "ratings" and rating is None:
         raise _lacks("ratings", "an answer that nobody rated")
     if reading.rows == "examples" and rating is not None and rating < 0:
-        raise RowError("unwanted", f"its answer was rated {rating:g}: a failure to learn from, not one to imitate")
+        raise RowError(UNWANTED, f"its answer was rated {rating:g}: a failure to learn from, not one to imitate")
     return Example(row.source, row.line, tuple(turns), tools=tools, rating=rating)
 
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luthier.data.ledger import measure, write_lines
+from luthier.data.shapes import UNWANTED
 from luthier.data.table import KEPT, Table
 from luthier.text import RowWriter
+from luthier.types import Example, Json
 
 
 def write_side(out: Path, name: str, table: Table, weights: Sequence[float]) -> dict[str, int]:
@@ -26,6 +28,26 @@ def write_side(out: Path, name: str, table: Table, weights: Sequence[float]) -> 
     if copies and not copies.plain:
         counted |= {"tokens": writer.tokens, "trained_tokens": writer.trained}
     return counted | {"token_rows": writer.rows}
+
+
+def write_failures(out: Path, table: Table) -> int:
+    """Write `failures.jsonl`, the answers that people did not want; how many they are.
+
+    Each line has `source` and `line` of the row, `rating` from -1 to below 0, `prompt` (the turns before the answer, as
+    messages), `answer` (the unwanted turn), and `tools` where the row defines some. Rows that `secrets` or `pii` refuse
+    are not among them; where those steps put placeholders, the placeholders are.
+    """
+    found = table.contents(f"fate = '{UNWANTED}' AND content > 0")
+    return write_lines(
+        out / "failures.jsonl", (_failure(content) for _, content in found if isinstance(content, Example))
+    )
+
+
+def _failure(example: Example) -> Json:
+    row: Json = {"source": example.source, "line": example.line, "rating": example.rating}
+    *before, answer = (message.to_json() for message in example.messages)
+    more: Json = {"tools": list(example.tools)} if example.tools else {}
+    return row | {"prompt": before, "answer": answer} | more
 
 
 def _token_rows(

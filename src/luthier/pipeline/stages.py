@@ -65,6 +65,7 @@ def _dataset_settings(work: Work) -> dict[str, Any]:
 def _make_dataset(work: Work, out: Path) -> None:
     from luthier.data.curate import curate
 
+    refused = work.run.folder / "ledger.jsonl"
     curate(
         work.recipe,
         work.run.home,
@@ -74,8 +75,10 @@ def _make_dataset(work: Work, out: Path) -> None:
         memory=work.store.root / "rows",
         evaluation=work.evaluation_items,
         verdicts=work.verdicts,
+        refused=refused,
         progress=work.watch.progress,
     )
+    refused.unlink(missing_ok=True)  # of an earlier attempt
     if work.recipe.objective.rows == "examples":
         _check_rows(work, out)
     samples = write_samples(out, work.recipe, work.run.home, work.tokenizer)
@@ -235,7 +238,7 @@ def _make_verdict(work: Work, out: Path) -> None:
 
 
 STAGES = (
-    Stage("dataset", "reading and curating the rows", (), _dataset_settings, _make_dataset),
+    Stage("dataset", "reading and curating the rows", (), _dataset_settings, _make_dataset, 2),
     Stage("plan", "planning", ("dataset",), _plan_settings, _make_plan),
     Stage("baseline", "asking the base model", ("dataset",), _evaluate_settings, _make_baseline),
     Stage("model", "training", ("dataset",), _model_settings, _make_model),

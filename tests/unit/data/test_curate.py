@@ -57,7 +57,7 @@ def test_the_ledger_has_what_is_needed_to_find_the_row(bench: Any, asked: Asked)
     first, last = bench.ledger[0], bench.ledger[-1]
     assert set(first) == {
         "source", "line", "hash", "shape", "fate", "rule", "reason", "score", "duplicate_of", "split", "tokens",
-        "trained", "risk", "note", "content",
+        "trained", "risk", "note", "content", "fold",
     }  # fmt: skip
     assert (first["source"], first["line"], first["shape"], first["fate"], first["reason"]) == (
         "rows.jsonl", 1, "question_answer", "kept", ""

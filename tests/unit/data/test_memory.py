@@ -94,8 +94,8 @@ def test_old_memories_are_forgotten(bench: Any, asked: Asked, tmp_path: Path) ->
 def test_nothing_of_the_work_is_left_behind(bench: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.curate(*asked(10))
     names = {path.name for path in bench.out.iterdir()}
-    assert names == {"README.md", "facts.json", "ledger.jsonl", *(f"{side}.{kind}" for side in ("train", "validation")
-                                                                 for kind in ("jsonl", "safetensors"))}  # fmt: skip
+    sides = {f"{side}.{kind}" for side in ("train", "validation") for kind in ("jsonl", "safetensors")}
+    assert names == {"README.md", "facts.json", "ledger.jsonl", "failures.jsonl", "funnel.svg", *sides}
     monkeypatch.setattr(shard, "ROWS", 3)  # however rows are parted, the result is the same
     before = result(bench)
     bench.curate(*asked(10))
