@@ -8,7 +8,7 @@ w = (2000 / hidden)^0.781, the fit of Schulman et al. 2025, "LoRA Without Regret
 | full, freeze | 5e-5 w | 1e-6 to 1e-3 | the same: a tenth of LoRA's |
 | adapter | 5e-4 w | 1e-5 to 1e-2 | Houlsby et al. 2019: 3e-5 to 3e-3; like LoRA, whose shape it has |
 | ia3 | 3e-3 | 1e-4 to 1e-1 | Liu et al. 2022, 3.3 |
-| prefix | 1e-2 | 1e-4 to 1e-1 | searched: docs/methods.md; Li & Liang 2021 take 5e-5, but through a network |
+| prefix | 3e-2 | 1e-4 to 1e-1 | searched: docs/methods.md; Li & Liang 2021 take 5e-5, but through a network |
 | prompt | 1e-1 | 1e-3 to 1 | searched: docs/methods.md; Lester et al. 2021 take 0.3, but with Adafactor |
 | p-tuning | 3e-3 | 1e-5 to 1e-1 | Liu et al. 2021: a search from 1e-5 to 3e-3 |
 
@@ -17,7 +17,7 @@ Preferences are learned at a fifth of that rate (`dpo`, `orpo`, `kto`: Rafailov 
 (Huang et al. 2024, arXiv:2403.17031, take 3e-6).
 """
 
-FLAT = {"ia3": 3e-3, "prefix": 1e-2, "prompt": 1e-1, "p-tuning": 3e-3}
+FLAT = {"ia3": 3e-3, "prefix": 3e-2, "prompt": 1e-1, "p-tuning": 3e-3}
 WIDE = {"lora": 5e-4, "qlora": 5e-4, "adapter": 5e-4, "full": 5e-5, "freeze": 5e-5}
 SLOWER = {"dpo": 0.2, "orpo": 0.2, "kto": 0.2, "reward": 0.5, "ppo": 0.2, "grpo": 0.2, "rloo": 0.2}
 RANGES = {
