@@ -1,5 +1,7 @@
 """Tiny models, tokenizers and rows, made on the spot: what the tests of text, models and training share."""
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -124,6 +126,7 @@ def of_config(config: Any, seed: int = 0) -> Any:
 def base(tied: bool = True) -> Base:
     """The tiny Llama on disk with its tokenizer."""
     folder = Path(tempfile.mkdtemp(prefix="tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     llama(tie_word_embeddings=tied).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return Base("tiny", folder, None, trust_remote_code=False)
