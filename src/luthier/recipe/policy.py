@@ -64,8 +64,8 @@ class Ppo(Policy):
     """Coefficient of the penalty for every token's KL from the model before training; 0 needs no reference."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """KL of an answer in nats that the coefficient is steered to (Ziegler et al. 2019); it is fixed when not given."""
-    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """Answers over which the steered coefficient changes by a fifth at most."""
+    kl_horizon: Annotated[int, Field(ge=1)] | None = None
+    """Answers over which the steered coefficient changes by a fifth at most; 10,000 when not given."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """What a reward one token later is worth."""
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -81,7 +81,7 @@ class Ppo(Policy):
     def _every_setting_has_an_effect(self) -> "Ppo":
         if self.kl_target is not None and not self.kl:
             raise ValueError("objective.kl_target has no effect with objective.kl=0; remove one of them")
-        if "kl_horizon" in self.model_fields_set and self.kl_target is None:
+        if self.kl_horizon is not None and self.kl_target is None:
             raise ValueError("objective.kl_horizon has no effect without objective.kl_target; remove it")
         return self
 

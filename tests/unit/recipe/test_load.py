@@ -1,11 +1,13 @@
 """The recipe: what is refused, and in which words."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
 from luthier.errors import RecipeError
-from luthier.recipe import Auto, Full, Lora, Qlora, Recipe, build_recipe, dump_recipe, load_recipe
+from luthier.recipe import Auto, Full, Lora, Objective, Qlora, Recipe, Tuning, build_recipe, dump_recipe, load_recipe
 
 SMALL = {"name": "small", "data": {"sources": [{"path": "rows.jsonl"}]}}
 
@@ -194,3 +196,18 @@ def test_the_resolved_recipe_is_complete_and_loads_to_an_equal_one(tmp_path: Pat
     path.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
     assert all(name in path.read_text(encoding="utf-8") for name in ("patience", "alpha", "micro_batch_tokens"))
+
+
+def kinds(union: object) -> list[str]:
+    """The kinds of a section that has several."""
+    return [get_args(one.model_fields["kind"].annotation)[0] for one in get_args(get_args(union)[0])]
+
+
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [("objective", kind) for kind in kinds(Objective)] + [("tuning", kind) for kind in kinds(Tuning)],
+)
+def test_every_kind_with_its_defaults_written_out_loads_again(section: str, kind: str) -> None:
+    needed = {"rewards": [{"kind": "scorer", "scorer": "exact_match"}]} if kind in ("ppo", "grpo", "rloo") else {}
+    recipe = build(**{section: {"kind": kind, **needed}})
+    assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe

@@ -12,6 +12,9 @@ from luthier.train.experience import Experience
 from luthier.train.objectives.objective import Loss
 from luthier.train.objectives.policy import PolicyObjective
 
+KL_HORIZON = 10_000
+"""Answers; Ziegler et al. 2019, section 2.2."""
+
 
 class Ppo(PolicyObjective):
     """Loss = policy loss + weight * value loss, both summed over tokens; the units are tokens."""
@@ -44,7 +47,8 @@ class Ppo(PolicyObjective):
         """Steer the coefficient to the KL that is wanted."""
         target = self.section.kl_target
         if target is not None:
-            self.beta = reinforce.adapted(self.beta, divergence, target, answers, self.section.kl_horizon)
+            horizon = self.section.kl_horizon or KL_HORIZON
+            self.beta = reinforce.adapted(self.beta, divergence, target, answers, horizon)
 
     def state(self) -> dict[str, Any]:
         """The coefficient."""
