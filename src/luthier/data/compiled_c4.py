@@ -12,6 +12,12 @@ _SENTENCE[[ord(c) for c in ".!?"]] = True
 _SPACE[[*range(9, 14), *range(28, 33)]] = True
 
 
+_PLAIN = np.zeros(256, np.bool_)
+_PLAIN[[c for c in range(128) if c != 10]] = True
+_PLAIN &= ~(_ENDS | _CLOSES | _SENTENCE | _SPACE)
+"""Letters and what else says nothing of where a word, a sentence or a line ends."""
+
+
 @njit(cache=True)
 def _space(data, i):
     """Bytes of the white space at `i`, 0 for none: what Unicode calls so."""
@@ -42,7 +48,15 @@ def _lines(data, least_words, stay):
         pending = ends = False
         while i < size and data[i] != 10:
             c = data[i]
-            space = _space(data, i)
+            if _PLAIN[c]:
+                a = i
+                while i < size and _PLAIN[data[i]]:
+                    i += 1
+                letters += i - a
+                pending = ends = False
+                dots = 0
+                continue
+            space = 1 if c == 32 else _space(data, i)
             if space:
                 sentences += pending
                 pending = False

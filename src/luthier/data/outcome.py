@@ -29,6 +29,8 @@ from luthier.types import KEPT, Example, Fate, Pair
 PRIVATE = ("secrets", "pii")
 """Steps that have a say over what is written of unwanted rows, too."""
 CODE = Path(__file__).parents[1]
+JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+"""Made once: `json.dumps` makes one at each call."""
 
 
 @dataclass(slots=True)
@@ -215,7 +217,7 @@ def _step(step: RowStep[Any], going: Sequence[tuple[Outcome, Row]]) -> list[tupl
 def pack_content(content: Content) -> bytes:
     """An example or pair as JSON, without its place."""
     body = content.to_json() | {"source": "", "line": 0}
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return JSON.encode(body).encode("utf-8", "surrogatepass")
 
 
 def unpack_content(body: bytes, source: str, line: int) -> Content:

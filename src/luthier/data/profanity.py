@@ -30,7 +30,7 @@ NOISE = re.compile(r"https?://\S+|@\w+|\bRT\b|&#?\w+;")
 
 def folded(text: str) -> bytes:
     """The text in lower case without addresses and names, in UTF-8."""
-    plain = NOISE.sub(" ", text) if "@" in text or "http" in text or "RT" in text or "&" in text else text
+    plain = NOISE.sub(" ", text) if "@" in text or "://" in text or "RT" in text or "&" in text else text
     return fold(plain)
 
 

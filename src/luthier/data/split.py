@@ -6,6 +6,7 @@ afterwards, by other means than those that divided.
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -15,11 +16,17 @@ from luthier.types import Example, Pair
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 BITS = 63
+BLANKED = bytes(32 if chr(c).isspace() else c for c in range(256))
+"""Each ASCII byte of white space as a blank. What lies beyond ASCII is not looked at."""
+RUN = re.compile(rb" {2,}")
 
 
 def normalise(text: str) -> str:
     """The text in Unicode's composed form (NFC) with each run of white space as one blank."""
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
+    if not text.isascii():
+        return " ".join(unicodedata.normalize("NFC", text).split())
+    blanked = text.encode().translate(BLANKED)  # some ten times as fast as `split`
+    return (RUN.sub(b" ", blanked) if b"  " in blanked else blanked).strip().decode()
 
 
 def content_group(content: Example | Pair) -> str:
