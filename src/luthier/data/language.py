@@ -1,7 +1,7 @@
 """Which language a text is in (py3langid: naive Bayes over byte n-grams, 97 languages, 4.6 MB, offline)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -51,7 +51,8 @@ def _prose(text: str) -> str:
     return prose if sum(map(str.isalpha, prose)) >= LEAST_LETTERS else ""
 
 
-Scores = Callable[[str], NDArray[np.float32]]
+Scores = Callable[[Sequence[str]], NDArray[np.float32]]
+"""From texts to the probabilities of all labels, `[texts, labels]`."""
 
 
 @cache
@@ -59,9 +60,9 @@ def scorer() -> tuple[list[str], Scores]:
     """Labels, and what gives a probability to each: compiled where numba is installed, with the same results."""
     found = identifier()
 
-    def plain(prose: str) -> NDArray[np.float32]:
-        ranked = dict(found.rank(prose))
-        return np.array([ranked[label] for label in found.labels], np.float32)
+    def plain(proses: Sequence[str]) -> NDArray[np.float32]:
+        ranked = [dict(found.rank(prose)) for prose in proses]
+        return np.array([[one[label] for label in found.labels] for one in ranked], np.float32)
 
     try:
         from luthier.data.compiled_language import Scorer
@@ -81,7 +82,7 @@ def languages(text: str) -> dict[str, float]:
     labels, scores = scorer()
     if not prose:
         return {}
-    return dict(sorted(zip(labels, scores(prose).tolist(), strict=True), key=itemgetter(1), reverse=True))
+    return dict(sorted(zip(labels, scores([prose])[0].tolist(), strict=True), key=itemgetter(1), reverse=True))
 
 
 class Language(RowStep[Settings]):
@@ -98,13 +99,22 @@ class Language(RowStep[Settings]):
 
     def look(self, row: Row) -> Finding:
         """A row goes when another language is likelier than every one asked for, by the margin."""
-        prose = _prose(row.text)
-        if not prose:
-            return PASS
-        labels, scores = scorer()
-        found = scores(prose)
-        first = int(found.argmax())
-        likely, best = float(found[first]), float(found[self.kept].max())
-        if labels[first] in self.settings.keep or likely - best < self.settings.margin:
-            return PASS
-        return verdict(self.settings.action, "language", f"it is in '{labels[first]}' ({likely:.2f})", likely)
+        return self.look_at([row])[0]
+
+    def look_at(self, rows: Sequence[Row]) -> list[Finding]:
+        """The same for many rows: texts are scored together."""
+        proses = [_prose(row.text) for row in rows]
+        findings = [PASS] * len(rows)
+        told = [i for i, prose in enumerate(proses) if prose]
+        if not told:
+            return findings
+        labels, score = scorer()
+        scores = score([proses[i] for i in told])
+        firsts = scores.argmax(axis=1)
+        likely, best = scores.max(axis=1), scores[:, self.kept].max(axis=1)
+        for k in np.flatnonzero(likely - best >= self.settings.margin).tolist():
+            label, share = labels[int(firsts[k])], float(likely[k])
+            if label not in self.settings.keep:
+                reason = f"it is in '{label}' ({share:.2f})"
+                findings[told[k]] = verdict(self.settings.action, "language", reason, share)
+        return findings

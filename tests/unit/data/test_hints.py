@@ -1,5 +1,6 @@
 """One look over a text: compiled equals plain, and it never lacks what a pattern would find."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,10 +41,17 @@ def test_lines_are_judged_alike(text: str, least: int) -> None:
     assert judge() is lines
 
 
+TOGETHER = "What is scored beside it, and longer than some of what is: the keeper walked down to the water."
+
+
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_languages_score_as_the_library_scores_them(text: str) -> None:
     labels, scores = scorer()
-    known, found = dict(identifier().rank(text)), scores(text)
+    known, found = dict(identifier().rank(text)), scores([TOGETHER, text, "", text, *[TOGETHER] * 20])
+    assert found.shape == (24, len(labels))
     assert len(labels) == len(known)
-    assert max(abs(known[label] - p) for label, p in zip(labels, found.tolist(), strict=True)) < 1e-4
+    assert np.array_equal(found[1], found[3])
+    assert np.array_equal(found[0], found[23])
+    for one in (found[1], found[3]):
+        assert max(abs(known[label] - p) for label, p in zip(labels, one.tolist(), strict=True)) < 1e-4
