@@ -247,12 +247,12 @@ def save_encoder(folder: Path) -> None:
     tokenizer().save_pretrained(folder)
 
 
-def save_classifier(folder: Path, labels: Sequence[str]) -> None:
+def save_classifier(folder: Path, labels: Sequence[str], positions: int = 48) -> None:
     """A random BERT that tells labels apart, with a tokenizer, as a folder that it is loaded from."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=48, id2label=dict(enumerate(labels)),
+        max_position_embeddings=positions, id2label=dict(enumerate(labels)),
     )  # fmt: skip
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)

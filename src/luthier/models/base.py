@@ -163,6 +163,21 @@ def find_base(model: Model, home: Path = Path()) -> Base:
     return found
 
 
+def labels_of(base: Base, *, where: str) -> list[str]:
+    """The labels of a sequence classifier, in the order of its logits.
+
+    Raises:
+        DataError: its config cannot be read.
+    """
+    from transformers import AutoConfig  # it fills in what a config leaves to defaults
+
+    try:
+        config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=base.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{base.name}' cannot be read: {error}", where=where, fix="fetch the model again") from error
+    return [str(label) for _, label in sorted(config.id2label.items())]
+
+
 def released(folder: Path) -> Path:
     """The folder of the model that a run released, for the folder of a run; else the folder itself.
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from luthier.errors import DataError, RecipeError, TemplateError
 from luthier.models.attention import NAME, attention
-from luthier.models.base import Base
+from luthier.models.base import Base, labels_of
 from luthier.models.batch import best_fit, lay_out
 from luthier.models.load import DTYPES, DtypeName, device, load_model
 from luthier.models.logprobs import hidden_states
@@ -82,7 +82,8 @@ class Classifier:
     """Any sequence classifier of transformers with its own tokenizer.
 
     With a chat template it reads the whole conversation, without one the text of what was asked and the answer as a
-    pair. One label: its logit is the score; several: the log-odds of the one asked for.
+    pair. One label: its logit is the score; several: the log-odds of the one asked for, among all labels where they
+    exclude each other (softmax), by itself where several may hold (sigmoid: `multi_label_classification`).
     """
 
     def __init__(self, model: Any, tokenizer: Any, label: int | None) -> None:
@@ -99,7 +100,9 @@ class Classifier:
             group = order[start : start + TOGETHER]
             inputs = self.tokenizer.pad([ids[i] for i in group], padding_side="right", return_tensors="pt").to(place)
             logits = self.model(**inputs).logits.double()
-            if self.label is not None:
+            if self.label is not None and self.model.config.problem_type == "multi_label_classification":
+                logits = logits[:, self.label, None]  # the log-odds of a sigmoid are its logit
+            elif self.label is not None:
                 logits = logits.log_softmax(-1)[:, self.label, None]
                 logits = logits - torch.log1p(-logits.exp().clamp(max=1 - 1e-12))
             for i, score in zip(group, logits[:, 0].tolist(), strict=True):
@@ -108,6 +111,8 @@ class Classifier:
 
     def _ids(self, talk: Talk) -> dict[str, list[int]]:
         most = getattr(self.model.config, "max_position_embeddings", None)
+        if most:  # RoBERTa and its kin count two positions that no token can have; their tokenizers know
+            most = min(most, self.tokenizer.model_max_length)
         if self.tokenizer.chat_template:
             turns = [{"role": turn.role, "content": turn.content} for turn in talk]
             text = self.tokenizer.apply_chat_template(turns, tokenize=False)
@@ -120,11 +125,13 @@ class Classifier:
         return found
 
 
-def open_classifier(base: Base, dtype: DtypeName, label: str | None) -> Apart | Classifier:
+def open_classifier(
+    base: Base, dtype: DtypeName, label: str | None, *, where: str = "objective.rewards"
+) -> Apart | Classifier:
     """A folder with a sequence classifier.
 
     A causal model with one score is read by the training forward, whose score does not depend on padding; others as
-    transformers runs them.
+    transformers runs them. `where` is the recipe's key that asks for it.
 
     Raises:
         RecipeError: it has several labels, and which one is meant is not said.
@@ -137,12 +144,10 @@ def open_classifier(base: Base, dtype: DtypeName, label: str | None) -> Apart | 
         tokenizer = AutoTokenizer.from_pretrained(str(base.folder), trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(base.folder), fix="fetch the model again") from error
-    labels = list(config.id2label.values()) if config.num_labels > 1 else []
+    labels = labels_of(base, where=where) if config.num_labels > 1 else []
     if bool(labels) != (label is not None) or (label is not None and label not in labels):
         what = f"it has the labels {', '.join(labels)}" if labels else "it has one score and no labels"
-        raise RecipeError(
-            f"{base.name}: {what}", where="objective.rewards", fix="give label one of these" if labels else "no label"
-        )
+        raise RecipeError(f"{base.name}: {what}", where=where, fix="give label one of these" if labels else "no label")
     causal = any(name.endswith("ForSequenceClassification") for name in config.architectures or ()) and (
         getattr(config, "num_key_value_heads", None) is not None and not labels
     )

@@ -20,6 +20,7 @@ from luthier.evaluate.items import Task
 from luthier.evaluate.lock import code_digest
 from luthier.evaluate.looks import Looks
 from luthier.evaluate.promoted import Promoted
+from luthier.evaluate.safety.guards import guarded
 from luthier.evaluate.tasks import find_tasks, own_tasks, with_reserve
 from luthier.evaluate.verdict import Evidence, reach
 from luthier.pipeline.work import Work
@@ -42,8 +43,9 @@ def _example(row: Json) -> Example:
 
 
 def suites_of(work: Work) -> list[Task]:
-    """Every suite that the recipe names, by what it is for."""
-    return [task for role, names in work.suites.items() for task in find_tasks(names, work.run.home, role)]
+    """Every suite that the recipe names, by what it is for, and the attacks of its red-team tool."""
+    named = [task for role, names in work.suites.items() for task in find_tasks(names, work.run.home, role)]
+    return [guarded(task, work.guard) if work.guard else task for task in (*named, *work.attacks)]
 
 
 def tasks_of(work: Work) -> list[Task]:

@@ -138,8 +138,11 @@ def _evaluate_settings(work: Work) -> dict[str, Any]:
     suites = {k: v for k, v in work.inputs.items() if k.startswith(tuple(f"{role}: " for role in work.suites))}
     asked = work.recipe.evaluate.model_dump(mode="json") | {"retention": list(work.retention)}
     drawn = {task.name: rotation(work, task) for task in suites_of(work)} if work.recipe.gate.reserve else {}
+    judges = {"guard": work.guard.identity} if work.guard else {}
+    judges |= {task.name: task.whole() for task in work.attacks}
     return {
         "evaluate": asked,
+        "judges": judges,
         "suites": suites,
         "reserve": [work.recipe.gate.reserve, drawn],
         "calibration": work.recipe.gate.calibration,

@@ -12,7 +12,9 @@ from luthier.data.read import Files, find_files
 from luthier.data.step import EvaluationItem
 from luthier.data.verdicts import Verdict, read_verdicts
 from luthier.errors import DataError
-from luthier.evaluate.items import Role
+from luthier.evaluate.items import Role, Task
+from luthier.evaluate.safety.guards import Guard, guard_of
+from luthier.evaluate.safety.red_team import Tool, red_team_task
 from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import find_tasks, suite_file
 from luthier.events import Log
@@ -120,11 +122,28 @@ class Work:
         tasks = find_tasks(named, self.run.home, "task")
         for role, names in self.suites.items():
             tasks += find_tasks(names, self.run.home, role)
+        tasks += self.attacks
         return [
             EvaluationItem(task.name, item.id, "\n\n".join(turn.content for turn in item.asked), item.expected)
             for task in tasks
             for item in task.items
         ]
+
+    @cached_property
+    def guard(self) -> Guard | None:
+        """The guard model that judges answers, if the recipe names one; loaded when it is first asked."""
+        asked = self.recipe.evaluate.guard
+        return guard_of(asked.model, asked.label, self.run.home) if asked else None
+
+    @cached_property
+    def attacks(self) -> list[Task]:
+        """What the red-team tool makes of the unsafe prompts; the same ones for every model."""
+        asked = self.recipe.evaluate.red_team
+        if asked is None:
+            return []
+        tool = Tool(asked.name, asked.command, asked.install, asked.timeout, self.run.home.resolve(), asked.judges)
+        suites = find_tasks(self.recipe.evaluate.safety or ["luthier-safety"], self.run.home, "safety")
+        return [red_team_task(tool, suites, self.store.root / "attacks")]
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:

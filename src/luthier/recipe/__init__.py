@@ -2,7 +2,7 @@
 
 from luthier.recipe.curate import Curate
 from luthier.recipe.data import Data, Replay, Source, Split
-from luthier.recipe.evaluate import Evaluate
+from luthier.recipe.evaluate import Evaluate, Guard, RedTeam
 from luthier.recipe.gate import Gate, Rule, parse_rule
 from luthier.recipe.load import build_recipe, dump_recipe, load_recipe
 from luthier.recipe.model import Dtype, Model, PlainTemplate
@@ -50,6 +50,7 @@ __all__ = [
     "Full",
     "Gate",
     "Grpo",
+    "Guard",
     "Ia3",
     "Kto",
     "LengthReward",
@@ -68,6 +69,7 @@ __all__ = [
     "PythonReward",
     "Qlora",
     "Recipe",
+    "RedTeam",
     "Release",
     "Replay",
     "Review",
