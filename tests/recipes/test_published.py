@@ -1,6 +1,7 @@
 """The recipes of this repository load, and take rows as they are published."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ def test_a_recipe_loads_and_has_a_page(path: Path) -> None:
     assert load_recipe(path).name == path.parent.name
     page = (path.parent / "README.md").read_text(encoding="utf-8")
     assert "luthier run recipes/" in page
-    assert "| |" not in page  # a table of numbers to expect that was never filled in
+    empty = re.search(r"^\|.*\S.*\| *\|", page, re.MULTILINE)  # the corner of a table may be
+    assert not empty, "a table of numbers to expect that was never filled in"
 
 
 def test_grade_school_rows_are_all_kept(tmp_path: Path) -> None:
