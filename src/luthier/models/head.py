@@ -50,6 +50,17 @@ class Bend:
         return gradient.mul_(slope) if slope != 1.0 else gradient
 
 
+def _slopes(bent: torch.Tensor, at: torch.Tensor, bend: Bend, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities [labels] of the tokens `at` [labels, 1] and, if wanted, the gradient [labels, V] of logits."""
+    kept = bent if wanted and bend.cap is not None else None
+    logprobs = torch.log_softmax(bent, dim=-1)
+    found = logprobs.gather(1, at)[:, 0]
+    if not wanted:
+        return found, None
+    odds = logprobs.exp_().neg_().scatter_add_(1, at, torch.ones_like(at, dtype=torch.float32))
+    return found, bend.slope_(odds, kept)
+
+
 class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -71,14 +82,10 @@ class _Frozen(torch.autograd.Function):
             matrix, shift = weight.to(compute), None if bias is None else bias.to(compute)
             for start in range(0, len(targets), rows):
                 part = slice(start, start + rows)
-                logits = bend.apply(F.linear(hidden[part].to(compute), matrix, shift).float())
-                bent = logits if wanted and bend.cap is not None else None
-                at = targets[part, None]
-                logits = torch.log_softmax(logits, dim=-1)
-                found[part] = logits.gather(1, at)[:, 0]
-                if slopes is not None:
-                    odds = logits.exp_().neg_().scatter_add_(1, at, torch.ones_like(at, dtype=torch.float32))
-                    slopes[part] = bend.slope_(odds, bent).to(compute) @ matrix
+                states, at = hidden[part].to(compute), targets[part, None]
+                found[part], odds = _slopes(bend.apply(F.linear(states, matrix, shift).float()), at, bend, wanted)
+                if slopes is not None and odds is not None:
+                    slopes[part] = odds.to(compute) @ matrix
         if slopes is not None:
             ctx.save_for_backward(slopes)
         return found
@@ -111,12 +118,9 @@ class _Summed(torch.autograd.Function):
             matrix, shift = weight.to(compute), None if bias is None else bias.to(compute)
             for start in range(0, len(targets), rows):
                 states, at = hidden[start : start + rows].to(compute), targets[start : start + rows, None]
-                logits = bend.apply(F.linear(states, matrix, shift).float())
-                bent = logits if bend.cap is not None else None
-                logits = torch.log_softmax(logits, dim=-1)
-                total += logits.gather(1, at).sum()
-                odds = logits.exp_().neg_().scatter_add_(1, at, torch.ones_like(at, dtype=torch.float32))
-                odds = bend.slope_(odds, bent)
+                logprobs, odds = _slopes(bend.apply(F.linear(states, matrix, shift).float()), at, bend, wanted=True)
+                assert odds is not None
+                total += logprobs.sum()
                 if shifted is not None:
                     shifted += odds.sum(0)
                 odds = odds.to(compute)
