@@ -1,6 +1,12 @@
-"""Runs that learn from rewards, on the tiny model: their dataset, their job, and samplers that do as they are told."""
+"""Runs that learn from rewards, on the tiny model: their dataset, their job, and a death amid them.
+
+`python rollouts.py FOLDER KIND TUNING STEP` is a run that SIGKILL ends when that step is logged.
+"""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +63,13 @@ def run(task: Job, on_step: Any = lambda *_: None, parallel: Parallel = Parallel
     return log
 
 
+def mortal(folder: Path, kind: str, tuning: str) -> Job:
+    """A run of six updates with a checkpoint after each, in whose rollouts something is steered."""
+    objective = POLICIES[kind] | ({"kl_target": 1.0, "kl_horizon": 50} if kind == "ppo" else {})
+    training = {"max_steps": 6, "checkpoint_every": 1, "validate_every": 2, "learning_rate": 2e-3}
+    return job(folder, objective, tuning, training)
+
+
 def ready(task: Job, packed: bool = True) -> tuple[Any, Any, Any]:
     """The model, the objective and the rollouts of a run, before its first update."""
     section = task.recipe.objective
@@ -64,3 +77,21 @@ def ready(task: Job, packed: bool = True) -> tuple[Any, Any, Any]:
     model = tune(load_model(task.base, "float32"), task.tuning, task.recipe.seed)
     log = events.Log(task.out.parent / "ready.jsonl")
     return model, objective, rollouts(task, model, objective, tokenizer(), log, Parallel(), packed=packed)
+
+
+def main() -> None:
+    """Run until the step to die at."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder, kind, tuning, at = sys.argv[1:]
+
+    def die(step: events.Step, _: int) -> None:
+        if step.step == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(mortal(Path(folder), kind, tuning), die)
+
+
+if __name__ == "__main__":
+    main()

@@ -169,7 +169,7 @@ class _Loop:
             late = self._any(self.progress.seconds > self.settings.seconds)
             if step % self.read_every == 0 or last:
                 self._read()
-            if step % self.settings.validate_every == 0 or last or late:
+            if step % self.settings.validate_every == 0 or last or late or self.source.due(step):
                 self._validate()
             if self.settings.trace_every and step % self.settings.trace_every == 0 and not last:
                 self.trace.mkdir(exist_ok=True)

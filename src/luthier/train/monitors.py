@@ -26,17 +26,33 @@ SHOWN = 6
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One validation: the judge's score and the reward of each held-out answer (None: it failed), and some texts."""
+    """One validation: the judge's score and the reward of each held-out answer (None: it failed), and some texts.
+
+    `estimate` and `reward_estimate` are what these answers and those of earlier looks say together of each prompt
+    (`held_out.py`); the scores themselves when not given.
+    """
 
     step: int
     held_out: list[float | None]
     reward: list[float | None]
     answers: list[str] = field(default_factory=list)
+    estimate: list[float | None] = field(default_factory=list)
+    reward_estimate: list[float | None] = field(default_factory=list)
+
+    @property
+    def best_known(self) -> tuple[list[float | None], list[float | None]]:
+        """Score and reward of each prompt, from as many answers as there are."""
+        return self.estimate or self.held_out, self.reward_estimate or self.reward
 
     @property
     def mean(self) -> float:
         """The held-out score."""
-        return _mean(self.held_out)
+        return mean_of(self.best_known[0])
+
+    @property
+    def mean_reward(self) -> float:
+        """The reward of held-out answers."""
+        return mean_of(self.best_known[1])
 
     def to_json(self) -> Json:
         """The look as one JSON object."""
@@ -51,27 +67,38 @@ def gamed(looks: Sequence[Look], tolerance: float) -> str | None:
     """
     if len(looks) < 2:
         return None
-    best = max(looks[:-1], key=lambda look: (look.mean, -look.step))
-    last = looks[-1]
-    fallen, sure = _fallen(best, last, tolerance)
-    if not fallen:
+    best, last = best_of(looks[:-1]), looks[-1]
+    if not fallen(best, last, tolerance):
         return None
-    again = looks[-2].step > best.step and _fallen(best, looks[-2], tolerance)[0]
-    if not (sure or again):
+    again = looks[-2].step > best.step and fallen(best, looks[-2], tolerance)
+    if not (again or _sure(best, last)):
         return None
     return (
-        f"the reward rose from {_mean(best.reward):.3f} to {_mean(last.reward):.3f} while the held-out score fell from "
+        f"the reward rose from {best.mean_reward:.3f} to {last.mean_reward:.3f} while the held-out score fell from "
         f"{best.mean:.3f} to {last.mean:.3f} since update {best.step}: the reward is being gamed"
     )
 
 
-def _fallen(best: Look, last: Look, tolerance: float) -> tuple[bool, bool]:
-    """Whether the held-out score fell while the reward rose, and whether that is beyond chance."""
-    judged = [(b, a) for b, a in zip(best.held_out, last.held_out, strict=True) if b is not None and a is not None]
-    if not judged or not _mean(last.reward) > _mean(best.reward):
-        return False, False
-    found = paired([b for b, _ in judged], [a for _, a in judged])
-    return found.value < -tolerance, found.p_worse < ALPHA
+def best_of(looks: Sequence[Look]) -> Look:
+    """The look with the highest held-out score, the earliest of several."""
+    return max(looks, key=lambda look: (look.mean, -look.step))
+
+
+def fallen(best: Look, last: Look, tolerance: float) -> bool:
+    """Whether the held-out score fell by more than the tolerance while the reward rose."""
+    gaps = [a - b for b, a in _both(best, last)]
+    return bool(gaps) and sum(gaps) / len(gaps) < -tolerance and last.mean_reward > best.mean_reward
+
+
+def _sure(best: Look, last: Look) -> bool:
+    """Whether the fall is beyond chance."""
+    judged = _both(best, last)
+    return paired([b for b, _ in judged], [a for _, a in judged]).p_worse < ALPHA
+
+
+def _both(best: Look, last: Look) -> list[tuple[float, float]]:
+    pairs = zip(best.best_known[0], last.best_known[0], strict=True)
+    return [(b, a) for b, a in pairs if b is not None and a is not None]
 
 
 def of_rollout(experience: Experience, worth: Worth, beta: float, sampled: torch.Tensor) -> dict[str, float]:
@@ -111,13 +138,13 @@ def of_rollout(experience: Experience, worth: Worth, beta: float, sampled: torch
         "sampler_ratio": ratio.mean().item(),
         "sampler_ratio_max": ratio.max().item(),
     }
-    found |= {f"reward/{name}": _mean(values) for name, values in worth.parts.items()} if len(worth.parts) > 1 else {}
+    found |= {f"reward/{name}": mean_of(values) for name, values in worth.parts.items()} if len(worth.parts) > 1 else {}
     if "reference" in experience.labels:
         found["kl"] = answer_kl(experience).mean().item()
         found["kl_k3"] = kl(old, experience.labels["reference"], "k3").mean().item()
         found["beta"] = beta
     if worth.spread:
-        found["disagreement"] = _mean([x if math.isfinite(x) else None for x in worth.spread])
+        found["disagreement"] = mean_of([x if math.isfinite(x) else None for x in worth.spread])
     return found
 
 
@@ -136,19 +163,19 @@ def _correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     return (x * y).sum().item() / size if size > 1e-12 else 0.0
 
 
-def _mean(values: Sequence[float | None]) -> float:
+def mean_of(values: Sequence[float | None]) -> float:
+    """The mean of what is known; NaN where nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else math.nan
 
 
 def to_report(looks: Sequence[Look], questions: Sequence[str], stopped: str | None) -> dict[str, Any]:
     """What is kept of a run for its report: the curve of both scores, and answers from before, the best and the end."""
-    best = max(looks, key=lambda look: (look.mean, -look.step))
-    first, last = looks[0], looks[-1]
+    best, first, last = best_of(looks), looks[0], looks[-1]
     moments = {"before": first, "best": best, "last": last}
     return {
         "gamed": stopped,
-        "curve": [{"step": k.step, "held_out": k.mean, "reward": _mean(k.reward)} for k in looks],
+        "curve": [{"step": k.step, "held_out": k.mean, "reward": k.mean_reward} for k in looks],
         "examples": [
             {
                 "prompt": question,

@@ -5,6 +5,7 @@ failure is counted under the part's name, and when more than `MOST_FAILED` of a 
 """
 
 import importlib.util
+import inspect
 import math
 import queue
 import statistics
@@ -26,6 +27,8 @@ from luthier.types import Message, Score
 
 MOST_FAILED = 0.2
 """Share of a rollout's answers that may have no reward."""
+IN_A_ROW = 4
+"""So many answers in a row for which a function takes too long, and it is not asked of the others of the rollout."""
 WHERE = "objective.rewards"
 
 
@@ -125,6 +128,7 @@ class _Clock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.late = f"no answer within {seconds:g} s"
         self.asked: queue.SimpleQueue[Any] | None = None
 
     def __call__(self, ask: Callable[[], float]) -> float | Failure:
@@ -137,17 +141,17 @@ class _Clock:
             return said.get(timeout=self.seconds)
         except queue.Empty:
             self.asked = None  # that thread hangs; the next answer gets another
-            return Failure(f"no answer within {self.seconds:g} s")
+            return Failure(self.late)
 
 
 def _serve(asked: "queue.SimpleQueue[Any]") -> None:
     while True:
         ask, said = asked.get()
         try:
-            said.put(float(ask()))
+            said.put(ask())
         except LuthierError as error:
             said.put(Failure(str(error)))
-        except Exception as error:  # whatever a user's function raises
+        except BaseException as error:  # whatever a user's function raises, SystemExit too
             said.put(Failure(f"{type(error).__name__}: {error}"))
 
 
@@ -157,16 +161,31 @@ class _Function:
     def __init__(self, score: Callable[[str, Item], Score | float], seconds: float) -> None:
         self.score, self.clock = score, _Clock(seconds)
 
-    def _ask(self, answer: Written) -> float:
+    def _ask(self, answer: Written) -> float | Failure:
         found = self.score(answer.text, answer.item)
         if isinstance(found, Score):
-            if found.outcome == "failed":
-                raise RuntimeError("the answer could not be judged")
-            return found.value
-        return float(found)
+            return Failure("the answer could not be judged") if found.outcome == "failed" else found.value
+        return _number(found)
 
     def __call__(self, answers: Sequence[Written]) -> Found:
-        return [self.clock(partial(self._ask, answer)) for answer in answers]
+        found: Found = []
+        late = Failure(self.clock.late)
+        for answer in answers:
+            if len(found) >= IN_A_ROW and all(one == late for one in found[-IN_A_ROW:]):
+                rest = Failure(f"not asked: {IN_A_ROW} answers in a row had {self.clock.late}")
+                return [*found, *[rest] * (len(answers) - len(found))]
+            found.append(self.clock(partial(self._ask, answer)))
+        return found
+
+
+def _number(said: Any) -> float | Failure:
+    """What a user's function said, where it is a number: Python's, NumPy's, or a tensor of one element."""
+    try:
+        if isinstance(said, str | bytes):
+            raise TypeError
+        return float(said)
+    except (TypeError, ValueError, RuntimeError):
+        return Failure(f"it said {said!r:.60}, which is no number")
 
 
 def _scorer(section: ScorerReward, _: "Place") -> Judge:
@@ -176,19 +195,38 @@ def _scorer(section: ScorerReward, _: "Place") -> Judge:
 def _python(section: PythonReward, place: "Place") -> Judge:
     path = find_file(section.path, place.home)
     spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{path} is no Python file", where=WHERE, fix="name a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        function = getattr(module, section.function)
-    except AttributeError as error:
-        raise RecipeError(f"{path} has no function '{section.function}'", where=WHERE, fix="check the name") from error
-    except Exception as error:  # whatever a user's file raises
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise RecipeError(f"{path} is not Python: {error.msg}", where=where, fix="mend that line") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
         raise RecipeError(
             f"{path} cannot be run: {type(error).__name__}: {error}", where=WHERE, fix="mend it"
         ) from error
+    function = getattr(module, section.function, None)
+    if not callable(function):
+        raise RecipeError(f"{path} has no function '{section.function}'", where=WHERE, fix="check the name")
+    _check_takes(function, f"{path}: {section.function}")
     return _Function(function, section.seconds)
+
+
+def _check_takes(function: Callable[..., Any], name: str) -> None:
+    """Refuse a function that cannot be called with an answer and an item."""
+    fix = "write it as def reward(answer: str, item: Item) -> float"
+    if inspect.iscoroutinefunction(function):
+        raise RecipeError(f"{name} is asynchronous, and its answer is needed at once", where=WHERE, fix=fix)
+    try:
+        inspect.signature(function).bind("", None)
+    except TypeError as error:
+        raise RecipeError(
+            f"{name} cannot be called with an answer and an item: {error}", where=WHERE, fix=fix
+        ) from error
+    except ValueError:
+        pass  # built in, without a signature: asking it will tell
 
 
 def find_file(path: str, home: Path) -> Path:

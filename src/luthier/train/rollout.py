@@ -28,7 +28,8 @@ from luthier.text import TokenRows
 from luthier.train.batches import Update
 from luthier.train.experience import Experience, lay_answers
 from luthier.train.forward import Forward
-from luthier.train.monitors import SHOWN, Look, gamed, of_rollout
+from luthier.train.held_out import LOOKS, HeldOut
+from luthier.train.monitors import SHOWN, Look, gamed, mean_of, of_rollout
 from luthier.train.objectives import PolicyObjective
 from luthier.train.objectives.policy import answer_kl
 from luthier.train.parallel import Parallel
@@ -71,6 +72,8 @@ class Setting:
     """Of the whole run."""
     every: int
     """Updates between looks at held-out answers, unless the recipe says how many."""
+    more: bool
+    """Whether a look may come out of turn: not where the recipe says how many."""
     room: int
     """Longest answer in tokens."""
 
@@ -97,7 +100,8 @@ class Rollouts(Source):
         self.prompts, self.held_out, self.reference = prompts, held_out, reference
         self.setting, self.log, self.parallel = setting, log, parallel
         self.usual = causal_model(model).config._attn_implementation
-        self.looks: list[Look] = []
+        each = objective.section.prompts * objective.section.answers
+        self.watch = HeldOut(objective.section.tolerance, each, len(held_out), self._of_answers)
         self.stopped: str | None = None
         self.number = -1
         self.minibatches: list[Update] = []
@@ -259,8 +263,6 @@ class Rollouts(Source):
     @torch.no_grad()
     def validate(self, step: int, mean: Mean) -> tuple[float, dict[str, float]]:  # noqa: ARG002 - answers are judged
         """Minus the held-out score of answers to the held-out prompts, and the reward of the same answers."""
-        if self.looks and self.looks[-1].step == step:  # a run that was resumed just after its last look
-            self.looks.pop()
         rank, world = self.parallel.rank, self.parallel.world
         mine = list(range(rank, len(self.held_out), world))
         with self._sampling():
@@ -272,8 +274,9 @@ class Rollouts(Source):
         for worth in (judged, rewarded):
             require(worth)
         everything: list[Drawn] = self._joined(drawn)
-        look = Look(step, judged.total, rewarded.total, [one.text for one in everything[:SHOWN]])
-        self.looks.append(look)
+        rows = lay_answers([prompt.ids for prompt in self.held_out], [one.ids for one in everything])
+        texts = [one.text for one in everything[:SHOWN]]
+        look = self.watch.add(step, Experience(rows), judged.total, rewarded.total, texts)
         found = gamed(self.looks, self.section.tolerance)
         if found and self.section.stop_when_gamed:
             self.stopped = found
@@ -281,11 +284,32 @@ class Rollouts(Source):
             self.log.write(events.Warned(found))
         metrics = {
             "held_out": look.mean,
-            "reward": _mean(rewarded.total),
+            "held_out_new": mean_of(judged.total),
+            "reward": look.mean_reward,
             "length": sum(len(one.ids) for one in everything) / len(everything),
             "truncated": sum(not one.ended for one in everything) / len(everything),
         }
         return -look.mean, metrics
+
+    @torch.no_grad()
+    def due(self, step: int) -> bool:
+        """After the last update on a rollout: whether the policy has moved so far that held-out answers are due."""
+        if not self.setting.more or step % (self.section.passes * self.section.minibatches):
+            return False
+        return self.watch.due(step)
+
+    def _of_answers(self, experience: Experience) -> torch.Tensor:
+        """The log-probability of each answer [rows] under the policy as it is."""
+        self.model.train()  # the kernels of an update; dropout is out of the model
+        temperature = self.section.temperature
+        found = self._of_labels(lambda batch: batch_logprobs(self.model, batch, temperature), experience)
+        owner = torch.arange(len(experience.rows)).repeat_interleave(experience.counts)
+        return torch.zeros(len(experience.rows), dtype=torch.float64).index_add(0, owner, found.double())
+
+    @property
+    def looks(self) -> list[Look]:
+        """All looks at held-out answers."""
+        return self.watch.looks
 
     def why_stop(self) -> str | None:
         """That the reward is being gamed."""
@@ -293,32 +317,29 @@ class Rollouts(Source):
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The rollout at hand, its number, all looks, and what the objective keeps."""
+        kept, watched = self.watch.state()
         facts = {
             "number": self.number,
-            "looks": [look.to_json() for look in self.looks],
+            "watch": watched,
             "stopped": self.stopped,
             "objective": self.objective.state(),
         }
-        return (self.objective.experience.state() if self.number >= 0 else {}), facts
+        return kept | (self.objective.experience.state() if self.number >= 0 else {}), facts
 
     def restore(self, tensors: Tensors, facts: Mapping[str, Any]) -> None:
         """Go back to a state."""
         self.number, self.stopped = facts["number"], facts["stopped"]
-        self.looks = [Look(**look) for look in facts["looks"]]
+        self.watch.restore(tensors, facts["watch"])
         self.objective.restore(facts["objective"])
         if self.number >= 0:
-            self.objective.experience = Experience.read(tensors)
+            own = {name: tensor for name, tensor in tensors.items() if not name.startswith(LOOKS)}
+            self.objective.experience = Experience.read(own)
         self.minibatches = []
 
 
 def seed_of(seed: int, rollout: int, prompt: int, copy: int) -> int:
     """The seed of one answer."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {rollout} {prompt} {copy}".encode(), digest_size=8).digest())
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / max(1, len(known))
 
 
 def need_prompts(prompts: Sequence[Prompt], where: str, least: int) -> None:

@@ -31,6 +31,10 @@ class Source:
         """A loss on what is held out, and what else is worth noting; the weights with the lowest loss are kept."""
         raise NotImplementedError
 
+    def due(self, step: int) -> bool:  # noqa: ARG002 - a settled source has nothing to look at in between
+        """Whether to validate now, after update `step`, out of turn."""
+        return False
+
     def why_stop(self) -> str | None:
         """A reason to end the run, found since the last validation."""
         return None

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROOM = 1.25
 """An answer may be this much longer than the rows' longest one, unless the recipe says how long."""
 LOOKS = 10
-"""Validations of a run, unless the recipe says how often."""
+"""Validations of a run at least, unless the recipe says how often."""
 NORMALISED_ON = 256
 """Answers of the dataset over which a reward model without numbers of its own is normalised."""
 NORMALISATION = "normalisation.json"
@@ -92,12 +92,14 @@ def rollouts(
         sampler = InProcess(model, tokenizer, stop, room, section.temperature, SAMPLED_TOKENS)
     each = section.passes * section.minibatches
     count = math.ceil(job.recipe.training.epochs * len(prompts) / section.prompts) * each
+    count = min(count, job.recipe.training.max_steps or count)
     setting = Setting(
         forward=Forward(packed, tokenizer.pad_token_id or 0, DTYPES[job.plan["dtype"]], device()),
         micro_tokens=job.plan["micro_batch_tokens"],
         seed=job.recipe.seed,
-        updates=min(count, job.recipe.training.max_steps or count),
+        updates=count,
         every=each * max(1, round(count / each / LOOKS)),
+        more=job.recipe.training.validate_every is None,
         room=room,
     )
     return Rollouts(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 
 import pair
 import pytest
+import rollouts
 import torch
-from rollouts import POLICIES, SMALL, dataset, job, ready, run
+from rollouts import POLICIES, SMALL, dataset, job, mortal, ready, run
 from safetensors.torch import load_file
 from tiny import seen, stop, tokenizer
 
@@ -180,31 +182,51 @@ def test_the_update_is_the_same_however_it_is_cut_and_laid_out(kind: str, loss: 
         assert found == pytest.approx(whole, rel=2e-3, abs=2e-4), name
 
 
-@pytest.mark.parametrize("kind", ["ppo", "grpo"])
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-@pytest.mark.parametrize("at", [3, 4])
-def test_killed_amid_a_rollout_the_next_step_has_the_same_bits(kind: str, tuning: str, at: int, tmp_path: Path) -> None:
-    objective = POLICIES[kind] | ({"kl_target": 1.0, "kl_horizon": 50} if kind == "ppo" else {})
-    training = {"max_steps": 6, "checkpoint_every": 1, "validate_every": 2, "learning_rate": 2e-3}
-
-    def die(step: events.Step, _: int) -> None:
-        if step.step == at:
-            raise Death
-
-    whole = job(tmp_path / "whole", objective, tuning, training)
-    expected = run(whole)
-    half = job(tmp_path / "half", objective, tuning, training)
-    with pytest.raises(Death):
-        run(half, die)
-    log = run(half)
-    assert seen(log, events.Resumed)[-1].step == at - 1
-    assert curve(log) == curve(expected)
+def same_end(half: Any, whole: Any, tuning: str) -> None:
+    """Whether two runs saved the same bits and tell the same of themselves."""
     name = "model.safetensors" if tuning == "full" else "adapter_model.safetensors"
     found, wanted = load_file(half.out / name), load_file(whole.out / name)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert not any("critic" in key or "value" in key for key in found)  # the policy alone is saved
     assert json.loads((half.out / "rollouts.json").read_text()) == json.loads((whole.out / "rollouts.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tuning", "at"), [("ppo", "lora", 4), ("ppo", "full", 3), ("grpo", "lora", 3), ("grpo", "full", 4)]
+)
+def test_ended_amid_a_rollout_the_next_step_has_the_same_bits(kind: str, tuning: str, at: int, tmp_path: Path) -> None:
+    def die(step: events.Step, _: int) -> None:
+        if step.step == at:
+            raise Death
+
+    whole, half = mortal(tmp_path / "whole", kind, tuning), mortal(tmp_path / "half", kind, tuning)
+    expected = run(whole)
+    with pytest.raises(Death):
+        run(half, die)
+    log = run(half)
+    assert seen(log, events.Resumed)[-1].step == at - 1
+    assert curve(log) == curve(expected)
+    same_end(half, whole, tuning)
+
+
+def test_killed_amid_a_rollout_of_ppo_the_next_step_has_the_same_bits(tmp_path: Path) -> None:
+    """By SIGKILL in a process of its own: nothing can be tidied up, and nothing is left in memory to go on from."""
+    whole, half = mortal(tmp_path / "whole", "ppo", "lora"), mortal(tmp_path / "half", "ppo", "lora")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(rollouts.__file__).parent)}
+    command = [sys.executable, rollouts.__file__, str(tmp_path / "half"), "ppo", "lora", "3"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(seen(events.Log(tmp_path / "half" / "events.jsonl"), events.Step)) == 3
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected, log = run(whole), run(half)
+    finally:
+        torch.set_num_threads(threads)
+    assert seen(log, events.Resumed)[-1].step == 2
+    assert curve(log) == curve(expected)
+    same_end(half, whole, "lora")
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:

@@ -81,10 +81,48 @@ def test_a_reward_that_fails_is_counted_and_named_and_worth_nothing_at_all(funct
         require(worth)
 
 
-def test_what_is_no_number_is_no_reward() -> None:
-    worth = made(python("nothing"))([written("a")])
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("nothing", "it said nan"),
+        ("silent", "it said None, which is no number"),
+        ("text", "it said '0.5', which is no number"),
+        ("leaves", "SystemExit: 3"),
+    ],
+)
+def test_what_is_no_number_is_no_reward(function: str, reason: str) -> None:
+    worth = made(python(function))([written("a")])
     assert worth.total == [None]
-    assert worth.failed == {"nothing: it said nan": 1}
+    assert worth.failed == {f"{function}: {reason}": 1}
+
+
+def test_numbers_of_other_packages_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "kinds.py").write_text(
+        "import numpy, torch\nKINDS = [True, 1, numpy.float32(1), numpy.array(1.0), torch.tensor(1.0)]\n"
+        "def reward(answer, item):\n    return KINDS[len(answer)]\n"
+    )
+    rewards = make_rewards([section(kind="python", path="kinds.py")], Place(tmp_path, 8))
+    assert rewards([written("a" * k) for k in range(5)]).total == [1] * 5
+
+
+def test_a_function_that_never_ends_is_not_asked_for_ever() -> None:
+    worth = made(python("never_ends", seconds=0.1))([written("a")] * 40)
+    assert worth.total == [None] * 40
+    assert worth.failed == {
+        "never_ends: no answer within 0.1 s": 4,
+        "never_ends: not asked: 4 answers in a row had no answer within 0.1 s": 36,
+    }
+    with pytest.raises(TrainingStopped, match="40 of 40 answers have no reward; 36 times never_ends: not asked"):
+        require(worth)
+
+
+def test_a_function_that_raises_now_and_then_ends_the_run_with_its_own_words() -> None:
+    worth = made(python("now_and_then"))([written("a", asked=f"{i}?") for i in range(9)])
+    assert worth.total == [None, 1, 1] * 3
+    with pytest.raises(
+        TrainingStopped, match=r"3 of 9 answers have no reward; 1 times now_and_then: ValueError: no 0\?"
+    ):
+        require(worth)
 
 
 def test_an_answer_without_a_reward_is_left_out_of_the_update(tmp_path: Path) -> None:
@@ -101,6 +139,9 @@ def test_an_answer_without_a_reward_is_left_out_of_the_update(tmp_path: Path) ->
     ("given", "told"),
     [
         (python("absent"), "has no function 'absent'"),
+        (python("number"), "has no function 'number'"),
+        (python("alone"), "alone cannot be called with an answer and an item: too many positional arguments"),
+        (python("later"), "later is asynchronous"),
         ({"kind": "python", "path": "absent.py"}, "there is no file 'absent.py'"),
         ({"kind": "scorer", "scorer": "exakt"}, "there is no scorer 'exakt'"),
         ({"kind": "scorer", "scorer": "regex", "settings": {"form": "x"}}, "'regex' has no setting 'form'"),
@@ -115,6 +156,16 @@ def test_a_file_that_cannot_be_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import absent_package\n")
     with pytest.raises(RecipeError, match=r"bad.py cannot be run: ModuleNotFoundError"):
         make_rewards([section(kind="python", path="bad.py")], Place(tmp_path, 8))
+    (tmp_path / "bad.py").write_text("import sys\nsys.exit(2)\n")
+    with pytest.raises(RecipeError, match=r"bad.py cannot be run: SystemExit: 2"):
+        make_rewards([section(kind="python", path="bad.py")], Place(tmp_path, 8))
+    (tmp_path / "bad.py").write_text("x = 1\ndef reward(answer, item)\n    return 1\n")
+    with pytest.raises(RecipeError, match=r"bad.py is not Python: expected ':'") as caught:
+        make_rewards([section(kind="python", path="bad.py")], Place(tmp_path, 8))
+    assert caught.value.where == f"{tmp_path / 'bad.py'}:2"
+    (tmp_path / "bad.txt").write_text("words\n")
+    with pytest.raises(RecipeError, match=r"bad.txt is no Python file"):
+        make_rewards([section(kind="python", path="bad.txt")], Place(tmp_path, 8))
 
 
 def fixed(*scores: float) -> Any:
