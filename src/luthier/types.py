@@ -43,6 +43,10 @@ class Message:
         return cls(**{**row, "tool_calls": tuple(row.get("tool_calls", ()))})
 
 
+NO_ANSWER = Message("assistant", "", train=False)
+"""Ends a conversation that the model is to answer itself, where the row has no answer to compare with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One conversation, or one plain text (`text` set, `messages` empty), with the place it was read from.

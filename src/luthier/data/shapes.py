@@ -34,7 +34,7 @@ from luthier.data.turns import (
     wrong,
 )
 from luthier.recipe.objective import RowKind
-from luthier.types import Example, Fate, Json, Message, Pair, Role
+from luthier.types import NO_ANSWER, Example, Fate, Json, Message, Pair, Role
 
 PROMPT_KEYS, COMPLETION_KEYS = (
     ("prompt", "question", "query", "input"),
@@ -94,6 +94,8 @@ def convert(row: RawRow, reading: Reading = Reading()) -> tuple[str | None, Exam
         keys = frozenset(key for key, held in value.items() if held is not None)
         given = frozenset(ours for ours, theirs in reading.fields.items() if theirs is not None)
         name = recognise(keys, given) if reading.shape == "auto" else reading.shape
+        if name is None and SHAPES["prompt"].fits(keys) and (reading.rows == "prompts" or _bare(value, reading)):
+            name = "prompt"
         if name is None or not SHAPES[name].fits(keys):
             return None, _unknown(value, name, reading.fields)
         return name, _content(row, value, SHAPES[name].read(value), reading)
@@ -109,9 +111,14 @@ def recognise(keys: frozenset[str], fields: frozenset[str] = frozenset()) -> str
         keys: the keys of the row that have a value; null counts as absent, as tables export it.
         fields: our names of the fields that are mapped.
     """
-    fitting = [name for name, layout in SHAPES.items() if layout.fits(keys)]
+    fitting = [name for name, layout in SHAPES.items() if layout.fits(keys) and name != "prompt"]
     named = [name for name in fitting if fields & {key for group in SHAPES[name].keys for key in group}]
     return next(iter(named or fitting), None)
+
+
+def _bare(row: Json, reading: Reading) -> bool:
+    """Whether nothing in a row can be the answer to its prompt, whatever it is called."""
+    return not reading.fields and sum(isinstance(value, str | list | dict) for value in row.values()) == 1
 
 
 def _mapped(row: Json, fields: Mapping[str, str | None]) -> Json:
@@ -136,7 +143,7 @@ def find_field(row: Json, path: str) -> Any:
 def _content(row: RawRow, value: Json, found: Found, reading: Reading) -> Example | Pair:
     """What was found, as the kind of rows that the objective learns from."""
     if isinstance(found, str):
-        if reading.rows != "examples":
+        if reading.rows not in ("examples", "prompts"):
             raise _lacks(reading.rows, "plain text")
         need_text(found, "empty_turn", "the text is empty")
         return Example(row.source, row.line, text=found)
@@ -144,7 +151,10 @@ def _content(row: RawRow, value: Json, found: Found, reading: Reading) -> Exampl
     if isinstance(found, Preference):
         return _of_pair(row, found, tools, reading)
     found = _with_ratings(value, found, reading.scale)
-    check_turns(found)
+    asks = reading.rows == "prompts"
+    check_turns(found, answered=not asks)
+    if asks and found[-1].role != "assistant":
+        found = [*found, NO_ANSWER]
     turns = _led(found, reading.system)
     rating, edit = read_rating(value, reading.scale), read_edit(value)
     if reading.rows == "pairs":
@@ -156,7 +166,7 @@ def _content(row: RawRow, value: Json, found: Found, reading: Reading) -> Exampl
         turns, rating = [*turns[:-1], replace(turns[-1], content=edit)], 1.0
     if reading.rows == "ratings" and rating is None:
         raise _lacks("ratings", "an answer that nobody rated")
-    if reading.rows == "examples" and rating is not None and rating < 0:
+    if reading.rows in ("examples", "prompts") and rating is not None and rating < 0:
         raise RowError(UNWANTED, f"its answer was rated {rating:g}: a failure to learn from, not one to imitate")
     return Example(row.source, row.line, tuple(turns), tools=tools, rating=rating)
 
@@ -175,6 +185,7 @@ def _lacks(rows: RowKind, held: str) -> RowError:
         "pairs": "compares a chosen with a rejected answer",
         "ratings": "learns from rated answers",
         "examples": "learns from answers",
+        "prompts": "answers prompts",
     }
     return RowError(f"no_{rows.removesuffix('s')}", f"the objective {needs[rows]}, and the row holds {held}")
 
@@ -276,6 +287,15 @@ def _prompt_completion(row: Json) -> list[Message]:
     return _with_system(row, turns)
 
 
+def _prompt(row: Json) -> list[Message]:
+    """A prompt without an answer: text, or turns. Where a row may have one, such a row lacks it."""
+    key = first_key(row, PROMPT_KEYS) or PROMPT_KEYS[0]
+    value = row[key]
+    if isinstance(value, list) and value and isinstance(value[0], dict) and first_key(value[0], ROLE_KEYS):
+        return _with_system(row, read_turns(value, key))
+    return _with_system(row, [Message("user", read_content(value, key))])
+
+
 def _question_answer(row: Json) -> list[Message]:
     question = Message("user", read_content(row["question"], "question"))
     return _with_system(row, [question, Message("assistant", read_content(row["answer"], "answer"))])
@@ -295,5 +315,6 @@ SHAPES: dict[str, Layout] = {
     "cloze": Layout((("context_options",), ("continuation",), ("gold",)), read_cloze),
     "question_answer": Layout((("question",), ("answer",)), _question_answer),
     "prompt_completion": Layout((PROMPT_KEYS, COMPLETION_KEYS), _prompt_completion),
+    "prompt": Layout((PROMPT_KEYS,), _prompt),
     "text": Layout((("text",),), _text),
 }

@@ -191,8 +191,8 @@ def _tool(tool: Any, place: str) -> Json:
     return {"type": "function", "function": function}
 
 
-def check_turns(turns: Sequence[Message]) -> None:
-    """Refuse turns out of order, without an answer at the end, empty, or with calls and results that do not match."""
+def check_turns(turns: Sequence[Message], *, answered: bool = True) -> None:
+    """Refuse turns out of order, empty, with calls and results that do not match, or not `answered` at the end."""
     first = 1 if turns and turns[0].role == "system" else 0
     previous = Message("assistant", "")  # what may come before the first turn: whatever a user may follow
     for i, turn in enumerate(turns[first:], first):
@@ -200,7 +200,7 @@ def check_turns(turns: Sequence[Message]) -> None:
         previous = turn
     if not turns:
         raise RowError("no_answer", "the conversation has no turns")
-    if turns[-1].role != "assistant":
+    if answered and turns[-1].role != "assistant":
         raise RowError("no_answer", f"it does not end with an answer: turn {len(turns)} is '{turns[-1].role}'")
     _check_calls(turns)
     for number, turn in enumerate(turns, 1):

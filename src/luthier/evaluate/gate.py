@@ -74,14 +74,21 @@ class RuleResult:
     left_out: int = 0
 
 
-def rules_of(gate: Gate, tasks: Sequence[Task], *, pairs: bool = False, scores: bool = False) -> list[Rule]:
+def rules_of(
+    gate: Gate, tasks: Sequence[Task], *, pairs: bool = False, scores: bool = False, answered: bool = True
+) -> list[Rule]:
     """The recipe's rules or the default ones for these tasks, for rows that are `pairs`, for a model of `scores`.
+
+    Rows that are not `answered` have no answer of which a loss would say anything.
 
     Raises:
         RecipeError: a rule names a metric that the recipe does not measure.
     """
     if gate.rules is None:
-        return [parse_rule(line) for line in _default_rules(tasks, PREFERENCE if pairs else LOSS_METRIC)]
+        return [
+            parse_rule(line)
+            for line in _default_rules(tasks, PREFERENCE if pairs else LOSS_METRIC if answered else None)
+        ]
     names = [task.name for task in tasks]
     measured = {LEAKED, REGURGITATED, *names, *([PREFERENCE, BY_LENGTH] if pairs else [])}
     measured |= {CALIBRATION} if scores else set()
@@ -102,10 +109,10 @@ def rules_of(gate: Gate, tasks: Sequence[Task], *, pairs: bool = False, scores: 
     return rules
 
 
-def _default_rules(tasks: Sequence[Task], without: str) -> list[str]:
+def _default_rules(tasks: Sequence[Task], without: str | None) -> list[str]:
     """A rule for each task, or for the metric `without` tasks; the suites, and how answers look."""
     own = [task for task in tasks if task.role == "task"]
-    lines = [f"{task.name} improves" for task in own] or [f"{without} improves"]
+    lines = [f"{task.name} improves" for task in own] or ([f"{without} improves"] if without else [])
     for task in tasks:
         if task.role == "regression":
             lines.append(f"{task.name} at least 1")

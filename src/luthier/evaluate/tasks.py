@@ -23,7 +23,7 @@ from luthier.evaluate.scorers import SCORERS, exact_match, find_scorer
 from luthier.evaluate.summaries import corpus_bleu, means
 from luthier.evaluate.taskfile import check_ids, read_task
 from luthier.models.base import ukulele_file
-from luthier.types import Example, Message
+from luthier.types import NO_ANSWER, Example, Message
 
 Loader = Callable[[Path, str], list[Task]]
 """From a file or folder and the suite's name to its tasks."""
@@ -63,11 +63,11 @@ def validation_task(scorer: str, examples: Sequence[Example], most: int) -> Task
     items = tuple(
         Item(example.where, example.messages[:-1], example.messages[-1].content)
         for example in examples
-        if example.messages
+        if example.messages and example.messages[-1] != NO_ANSWER
     )
     if not items:
         raise DataError(
-            "no validation row is a conversation, so there is nothing to answer",
+            "no validation row is a conversation with an answer, so there is nothing to compare with",
             where=f"task {scorer}",
             fix="evaluate.tasks=[] measures the validation loss alone",
         )

@@ -92,7 +92,8 @@ def note_promoted(work: Work) -> None:
 
 def gate_rules(work: Work) -> list[Rule]:
     """The rules, for the tasks that the evaluation asked."""
-    return rules_of(work.recipe.gate, tasks_of(work), pairs=work.pairs, scores=work.scores)
+    answered = work.recipe.objective.rows != "prompts" or work.conversations
+    return rules_of(work.recipe.gate, tasks_of(work), pairs=work.pairs, scores=work.scores, answered=answered)
 
 
 def gate_settings(work: Work) -> dict[str, Any]:

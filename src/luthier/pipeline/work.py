@@ -1,5 +1,6 @@
 """What the stages of one run share: the recipe, the base model, the tokenizer, the log."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -186,9 +187,12 @@ class Work:
 
     @cached_property
     def conversations(self) -> bool:
-        """True when the dataset has conversations, and not only plain text."""
-        shapes = self.artifacts["dataset"].json("facts.json")["shapes"]
-        return any(shape != "text" for shape in shapes)
+        """True when the dataset has conversations with an answer, and not only plain text or prompts."""
+        dataset = self.artifacts["dataset"]
+        if self.recipe.objective.rows == "prompts":
+            with dataset.path("validation.jsonl").open(encoding="utf-8") as file:
+                return any(row["messages"][-1]["content"] for row in map(json.loads, file) if row.get("messages"))
+        return any(shape != "text" for shape in dataset.json("facts.json")["shapes"])
 
 
 def _source(files: Files) -> str:

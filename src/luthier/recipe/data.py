@@ -10,7 +10,7 @@ from luthier.recipe.section import Section
 
 Shape = Literal[
     "auto", "preference", "messages", "sharegpt", "alpaca", "instances", "choices", "cloze", "question_answer",
-    "prompt_completion", "text",
+    "prompt_completion", "prompt", "text",
 ]  # fmt: skip
 FieldName = Literal[
     "messages", "conversations", "system", "instruction", "input", "output", "history", "prompt", "completion",

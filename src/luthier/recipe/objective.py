@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from luthier.recipe.policy import Grpo, Ppo, Rloo
 from luthier.recipe.section import Section
 
-RowKind = Literal["examples", "pairs", "ratings"]
-"""What an objective learns from: answers to imitate, pairs of a chosen and a rejected answer, or rated answers."""
+RowKind = Literal["examples", "prompts", "pairs", "ratings"]
+"""What an objective learns from: answers to imitate, prompts that the model answers itself (an answer that the row has
+is what it is compared with), pairs of a chosen and a rejected answer, or rated answers."""
 
 
 class Sft(Section):

@@ -1,17 +1,19 @@
 """Objectives that learn from rewards for their own answers: `ppo`, `grpo`, `rloo`."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from luthier.recipe.reward import Reward
 from luthier.recipe.section import Section
 
+if TYPE_CHECKING:
+    from luthier.recipe.objective import RowKind
+
 
 class Policy(Section):
     """What they have in common: how answers are sampled, what they are worth, and when it has gone wrong."""
 
-    rows: ClassVar[Literal["examples"]] = "examples"
     rewards: Annotated[tuple[Reward, ...], Field(min_length=1)]
     """What an answer is worth: a weighted sum."""
     held_out: tuple[Reward, ...] = ()
@@ -47,6 +49,11 @@ class Policy(Section):
     """How far the held-out score may fall below its best while the reward rises, before the run is ended."""
     stop_when_gamed: bool = True
     """End the run when the reward rises while the held-out score falls. Off: warn."""
+
+    @property
+    def rows(self) -> "RowKind":
+        """Prompts are enough, unless something compares with the rows' own answers."""
+        return "examples" if any(part.compares for part in (*self.rewards, *self.held_out)) else "prompts"
 
 
 class Ppo(Policy):

@@ -67,6 +67,8 @@ class Recipe(Section):
     def _check_policy(self, objective: Policy) -> None:
         """What does not go together with rewards for the model's own answers."""
         kind = objective.kind  # type: ignore[attr-defined]  # every objective has one
+        if self.data.replay:
+            raise ValueError(f"data.replay has no effect with objective '{kind}'; remove one of them")
         if self.training.parallel == "fsdp":
             raise ValueError(f"training.parallel=fsdp: the answers of '{kind}' are sampled by whole models; choose ddp")
         if getattr(self.tuning, "dropout", 0.0):

@@ -1,5 +1,6 @@
 """What an answer is worth. Adding a kind is a section here, a line in `Reward`, and one in `train/rewards.py`."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +24,15 @@ class Part(Section):
             raise ValueError("a reward of weight 0 has no effect; remove it")
         return self
 
+    @property
+    def compares(self) -> bool:
+        """Whether it needs the row's own answer."""
+        return False
+
+
+_GROUP = re.compile(r"(?<!\\)\((?!\?)|\(\?P<")
+"""The beginning of a group that catches something."""
+
 
 class ScorerReward(Part):
     """A scorer of the evaluation, which compares with the row's own answer or checks a form."""
@@ -35,12 +45,24 @@ class ScorerReward(Part):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Its settings: `{pattern: "^[A-Z]"}` for `regex`, `{schema: {...}}` for `json_schema`."""
 
+    @property
+    def compares(self) -> bool:
+        """Every scorer does, but one of a form that the recipe gives; what a group of a pattern catches is compared."""
+        if self.scorer == "regex" and isinstance(pattern := self.settings.get("pattern"), str):
+            return _GROUP.search(pattern) is not None
+        return not (self.scorer == "json_schema" and self.settings)
+
 
 class CodeReward(Part):
     """1 when the program in the answer passes the tests, run in the sandbox; the tests are the row's own answer."""
 
     kind: Literal["code"]
     """Programs. The last answer of each row holds the tests, in Python."""
+
+    @property
+    def compares(self) -> bool:
+        """With the tests."""
+        return True
 
 
 class PythonReward(Part):

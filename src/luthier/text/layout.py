@@ -14,7 +14,7 @@ from typing import Any, Literal
 from luthier.errors import TemplateError
 from luthier.text.reasoning import REASONING, is_closed_block, open_block
 from luthier.text.template import REFUSES, TYPED_END, Form, Template, any_of
-from luthier.types import Json, Message
+from luthier.types import NO_ANSWER, Json, Message
 
 Train = Literal["all", "last"]
 SHOWN = 40
@@ -57,6 +57,9 @@ def lay_out(
     Raises:
         TemplateError: the template cannot express the conversation so that it trains what is served.
     """
+    if messages and messages[-1] == NO_ANSWER:
+        text = prompt_text(messages[:-1], template, tools)
+        return [Text(text, [(0, len(text))])]  # there is nothing else of it that a loss could be looked at
     chosen = trained_turns(messages, train)
     problem: TemplateError | None = None
     for form in template.forms(messages):

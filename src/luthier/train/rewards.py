@@ -131,7 +131,7 @@ class _Clock:
         self.late = f"no answer within {seconds:g} s"
         self.asked: queue.SimpleQueue[Any] | None = None
 
-    def __call__(self, ask: Callable[[], float]) -> float | Failure:
+    def __call__(self, ask: Callable[[], float | Failure]) -> float | Failure:
         if self.asked is None:
             self.asked = queue.SimpleQueue()
             threading.Thread(target=_serve, args=(self.asked,), daemon=True).start()

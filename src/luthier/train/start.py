@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import write_text
-from luthier.errors import DataError
+from luthier.errors import DataError, RecipeError
 from luthier.evaluate.items import Item
 from luthier.models.attention import NAME
 from luthier.models.base import find_base
@@ -22,7 +22,7 @@ from luthier.models.roles import add_critic, add_scorer, quiet_dropout
 from luthier.models.scoring import Apart, Beside, open_classifier, row_scores
 from luthier.models.tuned import load_tuned
 from luthier.models.tuning import MUTATING, WHOLE, causal_model, quantisation, tune, untuned
-from luthier.recipe import Model, ModelReward, ScorerReward, Tuning
+from luthier.recipe import Model, ModelReward, Policy, ScorerReward, Tuning
 from luthier.runs import open_run, run_folder
 from luthier.text import TokenRows, render_prompt, stop_ids
 from luthier.text.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ from luthier.train.monitors import to_report
 from luthier.train.objectives import PolicyObjective
 from luthier.train.objectives.grpo import Grpo
 from luthier.train.parallel import Parallel
-from luthier.train.rewards import Place, judged_by_rows, make_rewards
+from luthier.train.rewards import Place, Rewards, judged_by_rows, make_rewards
 from luthier.train.rollout import Judges, Prompt, Rollouts, Setting, need_prompts
 from luthier.train.sampler import InProcess, Vllm
 from luthier.types import Example, Message
@@ -81,8 +81,7 @@ def rollouts(
     opened = _Opened(job, model, tokenizer, examples)
     place = Place(job.home, room, job.recipe.evaluate.unsafe_code, opened)
     rewards = make_rewards(section.rewards, place)
-    given, exact = section.held_out, judged_by_rows(section.rewards)
-    judge = rewards if exact and not given else make_rewards(given or (HOW_TO_JUDGE,), place)
+    judge = _judge(section, rewards, asked, place)
     if objective.critic:
         add_critic(model, job.recipe.seed, lambda: _own_critic(job))
     stop = stop_ids(tokenizer, job.base.stop_ids)
@@ -116,6 +115,22 @@ def rollouts(
     )
 
 
+def _judge(section: Policy, rewards: Rewards, asked: Sequence[Prompt], place: Place) -> Rewards:
+    """What held-out answers are judged by: what the recipe says, exact rewards themselves, or word overlap."""
+    if section.held_out:
+        return make_rewards(section.held_out, place)
+    if judged_by_rows(section.rewards):
+        return rewards
+    if not all(prompt.item.expected for prompt in asked):
+        raise RecipeError(
+            "held-out prompts have no answer that a judge could compare with",
+            where="objective.held_out",
+            fix="say by what held-out answers are judged, and let it be none of the rewards: a scorer, a reward model, "
+            "a function of yours",
+        )
+    return make_rewards((HOW_TO_JUDGE,), place)
+
+
 def _dtype(job: "Job") -> DtypeName:
     planned: DtypeName = job.plan["dtype"]
     return "float32" if job.tuning.kind in WHOLE else planned
@@ -133,6 +148,12 @@ def _examples(path: Path) -> list[Example]:
 
 def _room(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     answers = [example.messages[-1].content for example in examples]
+    if not any(answers):
+        raise RecipeError(
+            "the prompts have no answers that would tell how long an answer may be",
+            where="objective.max_new_tokens",
+            fix="say how many tokens: objective.max_new_tokens=200",
+        )
     encoded = tokenizer.backend_tokenizer.encode_batch(answers, add_special_tokens=False)
     return int(ROOM * max(len(one.ids) for one in encoded)) + 4
 

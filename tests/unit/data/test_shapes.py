@@ -6,7 +6,7 @@ import pytest
 
 from luthier.data import SHAPES, RawRow, Reading, convert
 from luthier.recipe.data import Shape
-from luthier.types import Example, Fate, Message, Pair
+from luthier.types import NO_ANSWER, Example, Fate, Message, Pair
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -332,3 +332,41 @@ def test_what_has_no_shape_is_told_how_to_be_read() -> None:
     _, found = convert(RawRow("f", 1, {"id": 3, "tweet": "Hello there"}, None, "0" * 64))
     assert isinstance(found, Fate)
     assert "say fields: {text: tweet}" in found.reason
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q"},
+        {"question": "q"},
+        {"prompt": [{"role": "user", "content": "q"}]},
+        {"messages": [{"role": "user", "content": "q"}]},
+        {"prompt": "q", "completion": None},
+        {"prompt": "q", "level": 3},
+    ],
+    ids=str,
+)
+def test_a_prompt_is_enough_where_the_model_answers_itself(row: Any) -> None:
+    found = read(row, rows="prompts", system="S")[1]
+    assert isinstance(found, Example)
+    assert [(m.role, m.content) for m in found.messages] == [("system", "S"), ("user", "q"), ("assistant", "")]
+    assert found.messages[-1] == NO_ANSWER
+    refused = read(row, rows="examples")[1]
+    assert isinstance(refused, Fate)
+    assert refused.name == "no_answer"
+
+
+def test_an_answer_that_is_there_is_kept_with_its_prompt() -> None:
+    assert turns({"prompt": "q", "completion": "a"}, rows="prompts") == [("user", "q"), ("assistant", "a")]
+
+
+def test_a_prompt_without_words_is_refused() -> None:
+    fate = read({"prompt": " "}, rows="prompts")[1]
+    assert isinstance(fate, Fate)
+    assert fate.name == "empty_turn"
+
+
+def test_what_may_be_an_answer_of_another_name_is_asked_for() -> None:
+    fate = read({"question": "q", "reply": "a long one"})[1]
+    assert isinstance(fate, Fate)
+    assert "fields: {completion: reply}" in fate.reason

@@ -92,3 +92,38 @@ def test_a_run_that_gives_no_score_is_no_reward_model(place: Path) -> None:
         reward_inputs(given, place)
     with pytest.raises(DataError, match="the run has released no whole model"):
         run_recipe(body(place) | {"model": {"base": str(started.folder)}}, root=place / "three", until="plan")
+
+
+def prompts(place: Path, **objective: Any) -> Any:
+    """A recipe whose rows are prompts alone."""
+    asked = [{"prompt": row["messages"][0]["content"]} for row in scenes.conversations(40)]
+    rows = scenes.write_rows(place / "prompts.jsonl", asked)
+    found = body(place, **objective)
+    found["data"] = found["data"] | {"sources": [{"path": str(rows)}]}
+    return found
+
+
+def test_prompts_without_answers_are_enough_for_a_function(place: Path) -> None:
+    given = prompts(place)
+    del given["gate"]
+    given["evaluate"] = {"retention": []}
+    done = run_recipe(scenes.write_recipe(place / "prompts.yaml", given), root=place / "runs", until="verdict")
+    facts = done.artifact("dataset").json("facts.json")
+    assert facts["fates"] == {"kept": 40}
+    assert facts["shapes"] == {"prompt": 40}
+    assert [look["step"] for look in done.artifact("model").json("rollouts.json")["curve"]] == [0, 2, 4]
+    assert done.artifact("verdict").json("verdict.json")["rules"] == []  # nothing to compare with, and none made up
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"held_out": []}, "held-out prompts have no answer that a judge could compare with"),
+        ({"max_new_tokens": None}, "the prompts have no answers that would tell how long an answer may be"),
+        ({"rewards": [{"kind": "scorer", "scorer": "exact_match"}]}, "no_answer 40, for example"),
+    ],
+)
+def test_what_needs_answers_says_so_of_prompts(changes: Any, told: str, place: Path) -> None:
+    path = scenes.write_recipe(place / "prompts-bad.yaml", prompts(place, **changes))
+    with pytest.raises((DataError, RecipeError), match=told):
+        run_recipe(path, root=place / "runs", until="model")

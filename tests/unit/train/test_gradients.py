@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from tiny import TUNED, chat_rows, random_rows, settings, tuned
 
@@ -14,9 +15,10 @@ from luthier.models.batch import lay_out
 from luthier.models.tuning import causal_model
 from luthier.recipe import Sft as Section
 from luthier.text import TokenRows
-from luthier.train.forward import Forward, MicroBatch
+from luthier.train.forward import Forward, MicroBatch, add_reference, spread
 from luthier.train.loop import mean_loss, train
 from luthier.train.objectives.sft import Sft
+from luthier.train.parallel import Parallel
 from luthier.train.rows import join
 from luthier.train.source import Settled
 
@@ -69,25 +71,47 @@ class Watched(torch.optim.SGD):
         self.seen = {id(p): p.grad.clone() for group in self.param_groups for p in group["params"]}
 
 
+def summed(model: Any, goal: Any, rows: TokenRows, update: Any, folder: Path, **changes: Any) -> Any:
+    """The gradients that the loop has summed over the micro-batches of one update, by parameter."""
+    optimizer = Watched([{"params": [p for p in model.parameters() if p.requires_grad], "factor": 1.0}], lr=0.0)
+    folder.mkdir()
+    log, limits = events.Log(folder / "events.jsonl"), settings(clip=1e9, **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("luthier.train.loop.make_optimizer", lambda *_: optimizer)
+        patch.setattr("luthier.train.loop._check_moved", lambda *_: None)
+        train(model, goal, Settled(rows, rows, [update]), limits, folder, log)
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[key]: gradient for key, gradient in optimizer.seen.items()}
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_one_update_is_the_same_in_one_micro_batch_or_in_unequal_ones(
-    kind: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = []
-    for number, update in enumerate([[list(range(8))], [[0], [1, 2, 3, 6], [4], [5, 7]]]):
-        model = moved(kind)
-        optimizer = Watched([{"params": [p for p in model.parameters() if p.requires_grad], "factor": 1.0}], lr=0.0)
-        monkeypatch.setattr("luthier.train.loop.make_optimizer", lambda *_, it=optimizer: it)
-        monkeypatch.setattr("luthier.train.loop._check_moved", lambda *_: None)
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        log = events.Log(folder / "events.jsonl")
-        limits = settings(clip=1e9, packed=packed)
-        train(model, Sft(Section()), Settled(ROWS, ROWS, [update]), limits, folder, log)
-        names = {id(p): name for name, p in model.named_parameters()}
-        found.append({names[key]: gradient for key, gradient in optimizer.seen.items()})
+def test_one_update_is_the_same_in_one_micro_batch_or_in_unequal_ones(kind: str, packed: bool, tmp_path: Path) -> None:
+    cuts = [[list(range(8))], [[0], [1, 2, 3, 6], [4], [5, 7]]]
+    found = [
+        summed(moved(kind), Sft(Section()), ROWS, update, tmp_path / str(number), packed=packed)
+        for number, update in enumerate(cuts)
+    ]
     close(*found)
+
+
+@pytest.mark.parametrize("name", ["sft", "text", "reward", "dpo", "orpo", "kto"])
+def test_one_update_is_the_same_for_every_batch_and_accumulation(name: str, tmp_path: Path) -> None:
+    """(batch, accumulation) = (8, 1), (4, 2), (1, 8); objectives with rollouts are in `test_policies.py`."""
+    goal = tiny.objective(name)
+    rows = goal.rows(tiny.rows_for(name, 8))
+    found = []
+    for batch in (8, 4, 1):
+        model, folder = tiny.moved(scores=goal.scores), tmp_path / str(batch)
+        known = rows
+        if goal.reference:
+            forward = Forward(True, 0, torch.float32, torch.device("cpu"))
+            known = add_reference(model, rows, forward, 100, Parallel(), tmp_path / "reference", goal.group)
+        update = [spread(range(at, at + batch), goal.group) for at in range(0, 8, batch)]
+        found.append(summed(model, goal, known, update, folder))
+    assert any(gradient.abs().max() > 1e-4 for gradient in found[0].values())
+    close(found[0], found[1])
+    close(found[0], found[2])
 
 
 def test_the_validation_loss_is_the_mean_over_tokens_whatever_the_batches() -> None:

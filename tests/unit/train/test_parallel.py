@@ -26,6 +26,8 @@ CASES = [
     ("full", "ddp", "sft"),
     ("full", "fsdp", "dpo"),
     ("lora", "ddp", "kto"),
+    ("full", "ddp", "reward"),
+    ("lora", "ddp", "orpo"),
     ("lora", "fsdp", "sft"),
     ("qlora", "ddp", "sft"),
 ]
