@@ -17,12 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from luthier.errors import LuthierError, RecipeError, TrainingStopped
 from luthier.evaluate.code import code_block
 from luthier.evaluate.items import Item
 from luthier.evaluate.sandbox import Limits, run_programs
 from luthier.evaluate.scorers import SCORERS, find_scorer
 from luthier.recipe import CodeReward, LengthReward, ModelReward, OverlongReward, PythonReward, ScorerReward
+from luthier.train.reinforce import beyond
 from luthier.types import Message, Score
 
 MOST_FAILED = 0.2
@@ -260,8 +263,7 @@ def _length(section: LengthReward, _: "Place") -> Judge:
 
 
 def _overlong(section: OverlongReward, place: "Place") -> Judge:
-    start = place.room - section.room
-    return lambda answers: [-min(1.0, max(0.0, (a.tokens - start) / section.room)) for a in answers]
+    return lambda answers: beyond(torch.tensor([a.tokens for a in answers]), place.room, section.room).tolist()
 
 
 class Ensemble:

@@ -91,7 +91,7 @@ class Rollouts(Source):
         held_out: Sequence[Prompt],
         sampler: Sampler,
         judges: Judges,
-        reference: Reference,
+        reference: Reference | None,
         setting: Setting,
         log: events.Log,
         parallel: Parallel = Parallel(),  # noqa: B008 - frozen
@@ -200,9 +200,14 @@ class Rollouts(Source):
         if self.objective.critic:
             labels["values"] = self._of_labels(lambda batch: self.model.critic.values(self.model, batch), experience)
         if self.objective.anchored:
-            with same_gradients(self.model), self.reference() as before:
-                other = self.model if before is None else before
-                labels["reference"] = self._of_labels(lambda b: batch_logprobs(other, b, temperature), experience)
+            labels["reference"] = self._before(experience)
+
+    def _before(self, experience: Experience) -> torch.Tensor:
+        """The log-probabilities [labels] under the model before training."""
+        assert self.reference is not None
+        with same_gradients(self.model), self.reference() as before:
+            other, temperature = self.model if before is None else before, self.section.temperature
+            return self._of_labels(lambda batch: batch_logprobs(other, batch, temperature), experience)
 
     def _of_labels(self, compute: Callable[[Batch], torch.Tensor], experience: Experience) -> torch.Tensor:
         """What `compute` [labels of a batch] says of all labels, each process doing its share; flat, on the CPU."""
@@ -276,7 +281,8 @@ class Rollouts(Source):
         everything: list[Drawn] = self._joined(drawn)
         rows = lay_answers([prompt.ids for prompt in self.held_out], [one.ids for one in everything])
         texts = [one.text for one in everything[:SHOWN]]
-        look = self.watch.add(step, Experience(rows), judged.total, rewarded.total, texts)
+        shown = Experience(rows)
+        look = self.watch.add(step, shown, judged.total, rewarded.total, texts)
         found = gamed(self.looks, self.section.tolerance)
         if found and self.section.stop_when_gamed:
             self.stopped = found
@@ -289,6 +295,8 @@ class Rollouts(Source):
             "length": sum(len(one.ids) for one in everything) / len(everything),
             "truncated": sum(not one.ended for one in everything) / len(everything),
         }
+        if self.reference is not None:
+            metrics["kl"] = (shown.facts["logprobs"] - self._of_rows(self._before(shown), shown)).mean().item()
         return -look.mean, metrics
 
     @torch.no_grad()
@@ -303,8 +311,12 @@ class Rollouts(Source):
         self.model.train()  # the kernels of an update; dropout is out of the model
         temperature = self.section.temperature
         found = self._of_labels(lambda batch: batch_logprobs(self.model, batch, temperature), experience)
+        return self._of_rows(found, experience)
+
+    def _of_rows(self, labels: torch.Tensor, experience: Experience) -> torch.Tensor:
+        """Sums [rows] over the labels of each row."""
         owner = torch.arange(len(experience.rows)).repeat_interleave(experience.counts)
-        return torch.zeros(len(experience.rows), dtype=torch.float64).index_add(0, owner, found.double())
+        return torch.zeros(len(experience.rows), dtype=torch.float64).index_add(0, owner, labels.double())
 
     @property
     def looks(self) -> list[Look]:

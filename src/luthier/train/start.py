@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,7 @@ def rollouts(
         asked,
         sampler,
         Judges(rewards, judge, judge is rewards),
-        _reference(job, model, dtype) if objective.anchored else nullcontext,
+        _reference(job, model, dtype, needed=objective.anchored),
         setting,
         log,
         parallel,
@@ -183,12 +183,14 @@ def _own_critic(job: "Job") -> Any:
     return own
 
 
-def _reference(job: "Job", model: Any, dtype: DtypeName) -> Callable[[], Any]:
-    """A context that gives the model before training: adapters off, or a second, frozen model."""
+def _reference(job: "Job", model: Any, dtype: DtypeName, *, needed: bool) -> Callable[[], Any] | None:
+    """A context that gives the model before training: adapters off, or, where it is needed, a second, frozen model."""
     if isinstance(model, peft.PeftModel) and getattr(job.tuning, "init", None) not in MUTATING:
         return lambda: untuned(model)
     if hasattr(model, "bottlenecks"):
         return lambda: untuned(model)
+    if not needed:
+        return None
     before: Any = load_model(job.base, dtype, quantise=quantisation(job.tuning)).requires_grad_(False)
     before.set_attn_implementation(NAME)
     quiet_dropout(before)
