@@ -134,18 +134,17 @@ def test_a_state_is_gone_back_to() -> None:
     assert [look.step for look in policy.held.looks] == [0]
 
 
-@pytest.mark.parametrize(("every", "early"), [(None, True), (25, False)])
+@pytest.mark.parametrize(("every", "early"), [(None, True), (6, False)])
 def test_a_run_looks_out_of_turn_unless_the_recipe_says_when(every: int | None, early: bool, tmp_path: Path) -> None:
-    """The reward is vowels, the judge wants none of them, and in turn the first look would be the one at update 25."""
+    """The reward is vowels, the judge wants none of them; in turn there would be ten looks, at every 25th update."""
     judge = {"kind": "python", "path": str(Path(__file__).parents[2] / "reward_functions.py"), "function": "consonants"}
-    given = POLICIES["grpo"] | {"held_out": [judge], "kl": 0, "answers": 8, "prompts": 12, "passes": 1}
-    training = {"epochs": 250, "max_steps": 25 if every else None, "learning_rate": 1e-3, "schedule": "constant"}
-    if every:
-        training["validate_every"] = every
-    log = run(job(tmp_path, given, "lora", training))
+    given = POLICIES["grpo"] | {"held_out": [judge], "kl": 0, "prompts": 12, "passes": 1}
+    training: dict[str, Any] = {"epochs": 250, "learning_rate": 1e-3, "schedule": "constant"}
+    log = run(job(tmp_path, given, "lora", training | ({"max_steps": 6, "validate_every": 6} if every else {})))
     steps = [look.step for look in seen(log, events.Validated)]
-    assert steps[0] == 0
-    assert (0 < steps[1] < 25) == early
-    assert len(set(steps)) == len(steps)
     if early:
+        assert 0 < steps[1] < 25
         assert seen(log, events.Stopped)[-1].step == steps[-1] < 25
+        assert all("kl" in look.metrics for look in seen(log, events.Validated))
+    else:
+        assert steps == [0, 6]
