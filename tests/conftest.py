@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -34,7 +35,12 @@ def heard_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         return
     from luthier.release.parity import witness
 
-    monkeypatch.setattr(witness.Elsewhere, "hear", lambda _, *given, **named: witness.of_folder(*given, **named))
+    elsewhere = witness.Elsewhere.hear
+
+    def hear(asked: witness.Elsewhere, *given: Any, **named: Any) -> Any:
+        return elsewhere(asked, *given, **named) if "gguf" in named else witness.of_folder(*given, **named)
+
+    monkeypatch.setattr(witness.Elsewhere, "hear", hear)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """Tiny random models of every family that is written as GGUF, and a tokenizer like SentencePiece's."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -122,5 +123,26 @@ def spaced(prefix: str = "normalizer", size: int = 460) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
     )
+    fast.chat_template = "{{ bos_token }}" + CHATML
+    return fast
+
+
+@cache
+def unigram(byte_fallback: bool) -> Any:
+    """A Unigram like SentencePiece's, with tokens for single bytes or an unknown one."""
+    learner = Tokenizer(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(vocab_size=200, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    learner.train_from_iterator((WORDS[:3] * 3 + [CHATML]), trainer)
+    learned = [(token, score) for token, score in json.loads(learner.to_str())["model"]["vocab"] if token != "<unk>"]
+    singles = [(f"<0x{value:02X}>", 0.0) for value in range(256)] if byte_fallback else []
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *singles, *learned]
+    inner = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=byte_fallback))
+    inner.normalizer = normalizers.Replace(" ", SPACE)
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    inner.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    ends = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+    inner.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ends])
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     fast.chat_template = "{{ bos_token }}" + CHATML
     return fast

@@ -16,6 +16,7 @@ EXTRAS = {
     "bitsandbytes": ("tuning qlora (4-bit base)", "pip install 'luthier[qlora]'"),
     "uvicorn": ("luthier serve", "pip install 'luthier[serve]'"),
     "xllamacpp": ("GGUF files: parity and luthier serve", "pip install 'luthier[gguf]'"),
+    "sentencepiece": ("bases whose tokenizer is tokenizer.model alone", "pip install 'luthier[sentencepiece]'"),
     "vllm": ("luthier serve on an NVIDIA GPU", "pip install vllm"),
 }
 

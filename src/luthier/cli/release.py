@@ -48,6 +48,8 @@ def _show_parity(parity: dict[str, Any]) -> None:
         screen.print(f"{row['name']}: {', '.join(said)}", highlight=False)
     for note in parity.get("notes", ()):
         screen.print(f"note: {note}", highlight=False)
+    for name, reason in parity.get("not_asked", {}).items():
+        screen.print(f"{name} was not asked: {reason}", highlight=False, style="dim")
 
 
 def _push(run: "Run", repository: str, *, gguf: bool, public: bool, dry_run: bool, quiet: bool) -> dict[str, Any]:

@@ -53,9 +53,10 @@ class Base:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The ids that its generation config says end an answer."""
+        """The ids that end an answer, by its generation config; else by its config, as transformers has it."""
         path = self.folder / "generation_config.json"
-        configured = _read(path).get("eos_token_id") if path.exists() else None
+        config = self.config.get("text_config", {}) | self.config
+        configured = (_read(path) if path.exists() else config).get("eos_token_id")
         return [configured] if isinstance(configured, int) else list(configured or ())
 
     @property

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from luthier.evaluate.scorers import SCORERS
 from luthier.evaluate.tasks import validation_task
 from luthier.pipeline.deployment import write_deployment
 from luthier.pipeline.judging import read_examples
+from luthier.pipeline.servers import servers
 from luthier.pipeline.service import need_packages
 from luthier.pipeline.work import Work
 from luthier.recipe import MERGES, Tuning
@@ -81,7 +80,7 @@ def make_release(work: Work, out: Path) -> None:
         work.log.write(events.Warned(note))
     if made.merged:
         write_text(out / "merge.json", json.dumps(made.merged, indent=1) + "\n")
-    table = made.table.to_json() | {"notes": list(made.notes)}
+    table = made.table.to_json() | {"notes": list(made.notes), "not_asked": dict(made.not_asked)}
     write_text(out / "parity.json", json.dumps(table, indent=1) + "\n")
     write_card(work, out, tuning, table)
 
@@ -105,25 +104,8 @@ def _job(work: Work, tuning: Tuning, dtype: Any, examples: Sequence[Example], pr
         score=_scored(work, examples),
         progress=work.watch.progress,
         home=work.run.home,
-        serve=partial(_serving, work, tuning, dtype) if work.recipe.release.served and examples else None,
+        servers=servers(work, tuning, dtype) if examples else (),
     )
-
-
-@contextmanager
-def _serving(work: Work, tuning: Tuning, dtype: Any, folder: Path) -> Iterator[Any]:
-    """Our own server for the released model, in this process."""
-    from luthier.pipeline.opened import Opened
-    from luthier.pipeline.service import answers_of
-    from luthier.pipeline.serving import Target
-    from luthier.release.endpoint import Endpoint
-    from luthier.serve.app import make_app
-    from luthier.serve.http import aside
-
-    whole = (folder / "config.json").exists()
-    opened = Opened("released model", folder, work.base, dtype, str(folder), None if whole else tuning)
-    name = work.recipe.name
-    with aside(make_app(answers_of([Target(name, folder, opened)], "transformers", rows=8))) as url:
-        yield Endpoint(f"{url}/v1", name)
 
 
 def _examples(work: Work) -> list[Example]:

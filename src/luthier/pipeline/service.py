@@ -81,17 +81,18 @@ def choose_backend(targets: Sequence[Target], asked: Backend) -> Backend:
         raise RecipeError("llama.cpp serves GGUF files", where="--backend", fix="luthier serve NAME=model.gguf")
     if asked == "transformers":
         return asked
-    reasons = {target.name: reason for target in targets if (reason := _refused(targets, target))}
+    reasons = {target.name: reason for target in targets if (reason := refused_by_vllm(targets, target))}
     if asked == "auto":
-        return "vllm" if _has_vllm() and not reasons else "transformers"
+        return "vllm" if has_vllm() and not reasons else "transformers"
     for name, reason in reasons.items():
         raise RecipeError(f"vLLM cannot serve '{name}': {reason}", where="--backend", fix="--backend transformers")
-    if not _has_vllm():
+    if not has_vllm():
         raise Missing("vLLM needs an NVIDIA GPU and its package", where="--backend", fix="pip install vllm")
     return asked
 
 
-def _has_vllm() -> bool:
+def has_vllm() -> bool:
+    """Whether vLLM is installed and there is a GPU for it."""
     if not (find_spec("vllm") and shutil.which("vllm")):
         return False
     from luthier.models.load import device
@@ -99,7 +100,7 @@ def _has_vllm() -> bool:
     return device().type == "cuda"
 
 
-def _refused(targets: Sequence[Target], target: Target) -> str | None:
+def refused_by_vllm(targets: Sequence[Target], target: Target) -> str | None:
     """Why vLLM does not serve a target beside the others; None when it does."""
     from luthier.serve.vllm import Adapter
 

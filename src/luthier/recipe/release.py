@@ -19,9 +19,10 @@ class Release(Section):
     dtype: Dtype = "auto"
     """Number format of the merged weights. `auto`: the one it was trained in, or float32 where more than a quarter of
     what training changed would be lost in the cast."""
-    served: bool = False
-    """Start our own server on the released model and ask it, too, as clients do: a row of the parity table. Needs
-    `luthier[serve]`."""
+    served: bool | None = None
+    """Start servers on what is released and ask them, too, as clients do, each a row of the parity table: our own, and
+    llama.cpp's for the GGUF files. When not given, those whose packages are installed; `true` also vLLM, where it is
+    installed and there is a GPU, and needs `luthier[serve]`."""
     deploy: tuple[Literal["vllm", "compose", "kubernetes"], ...] = ()
     """Files that put the model into service with vLLM: its command line, a file for Docker Compose, manifests for
     Kubernetes. They lie beside the model, in the folder `deploy`."""

@@ -44,7 +44,9 @@ class Served:
 class Endpoint:
     """One model of a server."""
 
-    def __init__(self, url: str, model: str, key: str | None = None, *, timeout: float = 120) -> None:
+    def __init__(
+        self, url: str, model: str, key: str | None = None, *, timeout: float = 120, more: Json | None = None
+    ) -> None:
         """Nothing is asked yet.
 
         Args:
@@ -52,9 +54,11 @@ class Endpoint:
             model: what the server calls it.
             key: the API key, if it wants one.
             timeout: seconds to wait for one answer.
+            more: fields of this server's own that each request has.
         """
         self._parts = urlsplit(url)
         self.url, self.model, self._timeout = url.rstrip("/"), model, timeout
+        self._more = more or {}
         self._head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def models(self) -> list[str]:
@@ -104,7 +108,7 @@ class Endpoint:
         return Served(choice["text"], choice["finish_reason"] == "stop")
 
     def _ask(self, path: str, body: Json) -> Any:
-        return self._call("POST", path, {"model": self.model, "temperature": 0, **body})["choices"][0]
+        return self._call("POST", path, {"model": self.model, "temperature": 0, **body, **self._more})["choices"][0]
 
     def _call(self, method: str, path: str, body: Json | None = None) -> Any:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
@@ -131,5 +135,14 @@ class Endpoint:
 
 def _token(entry: Json) -> Token:
     data = bytes(entry["bytes"]) if entry.get("bytes") else str(entry["token"]).encode("utf-8", "replace")
-    top = {int(one["id"]): float(one["logprob"]) for one in entry.get("top_logprobs", ()) if "id" in one}
-    return Token(data, float(entry["logprob"]), entry.get("id"), top)
+    chances = [(_id(one), float(one["logprob"])) for one in entry.get("top_logprobs", ())]
+    top = {token: logprob for token, logprob in chances if token is not None}
+    return Token(data, float(entry["logprob"]), _id(entry), top)
+
+
+def _id(entry: Json) -> int | None:
+    """A token's id: beside its text, as ours and llama.cpp's servers give it, or in its place, as vLLM's may."""
+    if "id" in entry:
+        return int(entry["id"])
+    _, marked, number = str(entry["token"]).partition("token_id:")
+    return int(number) if marked else None

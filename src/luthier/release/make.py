@@ -4,19 +4,17 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.artifact import make_folder, write_text
-from luthier.errors import ParityFailed, RecipeError
+from luthier.errors import Missing, ParityFailed, RecipeError
 from luthier.models.base import Base
 from luthier.models.load import DtypeName
 from luthier.models.tuned import load_tuned, save_tuned
 from luthier.recipe import MERGES, Release, Tuning
 from luthier.release import ollama
-from luthier.release.endpoint import Endpoint
 from luthier.release.gguf.adapter import adapter_tensors, check_adapter, write_adapter
 from luthier.release.gguf.converter import convert, need_converter
 from luthier.release.gguf.kquants import KQUANTS, need_quantiser, quantise
@@ -26,7 +24,7 @@ from luthier.release.merge import as_trained, cannot_merge, merge
 from luthier.release.parity import Probe, Row, Table, Testimony, compare
 from luthier.release.parity.diagnosis import of_adapter, of_folder, of_gguf
 from luthier.release.parity.llama_cpp import summon_llama_cpp
-from luthier.release.parity.served import hear_server
+from luthier.release.parity.served import Server, hear_server
 from luthier.release.parity.witness import Elsewhere, exact, hear
 from luthier.release.trained import Trained
 from luthier.text import load_tokenizer, stop_ids
@@ -40,8 +38,7 @@ class Job:
     """What is to be released, and what it is asked to prove itself.
 
     `tokenizer` is the one of training, `tuned` the folder it led to, `most` the tokens an answer may have; `score`
-    gives the run's own metrics of the answers to the probes; `serve` starts a server for the released model's folder,
-    where one is to be asked, too.
+    gives the run's own metrics of the answers to the probes; `servers` are asked what they make of the release, too.
     """
 
     asked: Release
@@ -56,7 +53,7 @@ class Job:
     score: Metrics = lambda _: {}
     progress: Callable[[int, int, str], None] = lambda *_: None
     home: Path = Path()
-    serve: Callable[[Path], AbstractContextManager[Endpoint]] | None = None
+    servers: Sequence[Server] = ()
 
     @property
     def stop(self) -> tuple[int, ...]:
@@ -66,11 +63,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The table of parity, what the merge measured, and what the user should know."""
+    """The table of parity, what the merge measured, what the user should know, and which servers were not asked."""
 
     table: Table
     merged: Mapping[str, Any] | None
     notes: Sequence[str]
+    not_asked: Mapping[str, str]
 
 
 def check_wanted(asked: Release, tuning: Tuning, base: Base, home: Path) -> None:
@@ -126,12 +124,13 @@ def _make(job: Job, out: Path, elsewhere: Elsewhere, *, merges: bool) -> Made:
     else:
         notes += [cannot_merge(job.tuning.kind)] if job.tuning.kind not in MERGES else []
         rows.append(_adapter_as_it_is(job, out / "model", trained))
-    if job.serve:
-        rows.append(_served(job, job.serve, out / "model", trained))
+    not_asked: dict[str, str] = {}
+    for server in job.servers:
+        rows += _served(job, server, out, trained, not_asked)
     if job.asked.gguf_adapter:
         rows.append(_gguf_adapter(job, out, trained))
     _stop_at_first(job, trained, rows, out)
-    return Made(_table(job, trained, rows), merged, notes)
+    return Made(_table(job, trained, rows), merged, notes, not_asked)
 
 
 def _trained(job: Job) -> Testimony:
@@ -177,13 +176,28 @@ def _adapter_as_it_is(job: Job, folder: Path, trained: Testimony) -> Row:
     return compare("the tuned model, loaded again", "float32", trained, found, job.probes, score=job.score)
 
 
-def _served(
-    job: Job, serve: Callable[[Path], AbstractContextManager[Endpoint]], folder: Path, trained: Testimony
-) -> Row:
-    job.progress(0, 0, "asking a server")
-    with serve(folder) as endpoint:
-        found = hear_server(endpoint, job.probes, job.most, _forced(trained))
-    return compare("luthier serve", "served", trained, found, job.probes, score=job.score)
+def _served(job: Job, server: Server, out: Path, trained: Testimony, not_asked: dict[str, str]) -> list[Row]:
+    """A row for each thing that a server serves; where it cannot be asked, the reason is noted."""
+    places = {"served": out / "model"}
+    if server.reads == "gguf":
+        places = {form: _gguf_file(job, out, form) for form in job.asked.gguf}
+    rows: list[Row] = []
+    for form, place in places.items():
+        if reason := server.absent(place):
+            not_asked[server.name] = reason
+            break
+        job.progress(0, 0, f"asking {server.name}")
+        try:
+            with server.start(place) as endpoint:
+                found = hear_server(endpoint, job.probes, job.most, _forced(trained), job.stop)
+        except Missing as error:
+            if job.asked.served:
+                raise
+            not_asked[server.name] = error.what
+            break
+        name = server.name if form == "served" else f"{form} by {server.name}"
+        rows.append(compare(name, form, trained, found, job.probes, score=job.score))
+    return rows
 
 
 def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str], elsewhere: Elsewhere) -> list[Row]:
@@ -197,15 +211,20 @@ def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str], elsewhere: 
     rows, files = [], {}
     for form in job.asked.gguf:
         job.progress(0, 0, f"writing {form}")
-        files[form] = folder / f"{file_name(job.lineage.name)}-{form}.gguf"
+        files[form] = _gguf_file(job, out, form)
         _write(job, source, out / "model", files[form], form)
         rows.append(_by_llama_cpp(job, source, files[form], form, trained))
         rows += _read_back(job, files[form], form, trained, elsewhere)
     for helper in folder.glob("*.whole"):
         helper.unlink()
     if job.asked.ollama:
-        notes += ollama.write_modelfile(folder, files[job.asked.gguf[0]], words, job.stop)
+        lead = source.vocabulary.lead if source else ""
+        notes += ollama.write_modelfile(folder, files[job.asked.gguf[0]], words, job.stop, lead)
     return rows
+
+
+def _gguf_file(job: Job, out: Path, form: str) -> Path:
+    return out / "gguf" / f"{file_name(job.lineage.name)}-{form}.gguf"
 
 
 def file_name(name: str) -> str:
@@ -227,7 +246,8 @@ def _write(job: Job, source: Source | None, model: Path, file: Path, form: str) 
 
 def _by_llama_cpp(job: Job, source: Source | None, file: Path, form: str, trained: Testimony) -> Row:
     job.progress(0, 0, f"asking llama.cpp with {form}")
-    found = summon_llama_cpp(file, job.probes, job.most, _forced(trained), job.tokenizer, job.stop)
+    words = source.vocabulary if source else None
+    found = summon_llama_cpp(file, job.probes, job.most, _forced(trained), job.tokenizer, job.stop, vocabulary=words)
     look = of_gguf(source, file) if source else (lambda: None)
     return compare(f"{form} by llama.cpp", form, trained, found, job.probes, score=job.score, diagnose=look)
 

@@ -17,7 +17,7 @@ MARKS = ("FIRSTcontentA", "SECONDcontentB", "THIRDcontentC", "FOURTHcontentD")
 Render = Callable[[Sequence[Json]], str]
 
 
-def write_modelfile(folder: Path, file: Path, tokenizer: Tokenizer, stop: Sequence[int]) -> list[str]:
+def write_modelfile(folder: Path, file: Path, tokenizer: Tokenizer, stop: Sequence[int], lead: str = "") -> list[str]:
     """Write `Modelfile` beside a GGUF file.
 
     Args:
@@ -25,12 +25,13 @@ def write_modelfile(folder: Path, file: Path, tokenizer: Tokenizer, stop: Sequen
         file: the GGUF file, in the same folder.
         tokenizer: with the chat template.
         stop: ids that end an answer.
+        lead: what the file's own template writes before every prompt.
 
     Returns:
         What the user should know; where the template cannot be said in Go, that, and no file is written.
     """
     begins = bool(facts_of_file(file).get("tokenizer.ggml.add_bos_token"))
-    render = _renderer(tokenizer, tokenizer.bos_token if begins else None)
+    render = _renderer(tokenizer, tokenizer.bos_token if begins else None, lead)
     template, reason = go_template(render)
     if template is None:
         return [f"no Modelfile for Ollama: {reason}"]
@@ -44,12 +45,12 @@ def write_modelfile(folder: Path, file: Path, tokenizer: Tokenizer, stop: Sequen
     return [f"Ollama: {reason}"] if reason else []
 
 
-def _renderer(tokenizer: Tokenizer, begin: str | None) -> Render:
-    """The prompt of a conversation; without the begin token where Ollama puts it there itself."""
+def _renderer(tokenizer: Tokenizer, begin: str | None, lead: str) -> Render:
+    """The prompt of a conversation after its lead; without the begin token where Ollama puts it there itself."""
 
     def render(messages: Sequence[Json]) -> str:
         text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return text.removeprefix(begin) if begin else text
+        return lead + (text.removeprefix(begin) if begin else text)
 
     return render
 

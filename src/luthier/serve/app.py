@@ -48,7 +48,7 @@ class Answers(Protocol):
     async def text(self, asked: TextAsked, request: Request) -> Response:
         """A plain completion."""
 
-    def tokens(self, asked: TokensAsked) -> Json:
+    async def tokens(self, asked: TokensAsked) -> Json:
         """The ids that a conversation is answered from."""
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ def make_app(
     async def tokens(request: Request) -> Response:
         asked = read_request(TokensAsked, await _body(request, keys))
         _known(answers, asked.model)
-        return JSONResponse(answers.tokens(asked))
+        return JSONResponse(await answers.tokens(asked))
 
     @asynccontextmanager
     async def alive(_: Starlette) -> AsyncIterator[None]:
@@ -152,7 +152,10 @@ async def _body(request: Request, keys: Sequence[str]) -> Any:
         if len(body) > LARGEST_BODY:
             raise ApiError(413, f"the body is larger than {LARGEST_BODY:,} bytes", code="request_too_large")
     try:
-        return json.loads(body)
+        found = json.loads(body)
+        if b"\\u" in body:  # JSON can write half of a pair, which is no text
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
 

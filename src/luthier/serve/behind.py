@@ -179,15 +179,32 @@ class Behind:
 
     async def chat(self, asked: ChatAsked, request: Request) -> Response:  # noqa: ARG002
         """A chat completion."""
+        return await self._pass_on("/v1/chat/completions", asked, {"messages": self._turns(asked)})
+
+    def _turns(self, asked: ChatAsked | TokensAsked) -> list[Json]:
         turns = [turn.to_json() for turn in asked.turns()]
         system = self._systems.get(asked.model)
-        if system and turns[0]["role"] != "system":
-            turns.insert(0, {"role": "system", "content": system})
-        return await self._pass_on("/v1/chat/completions", asked, {"messages": turns})
+        return [{"role": "system", "content": system}, *turns] if system and turns[0]["role"] != "system" else turns
 
-    def tokens(self, asked: TokensAsked) -> Json:
-        """Not told here: llama.cpp renders and reads."""
-        raise ApiError(404, f"'{asked.model}' is served by llama.cpp", param="model", code="not_found")
+    async def tokens(self, asked: TokensAsked) -> Json:
+        """The ids that a conversation is answered from, as llama.cpp's own template and tokenizer give them."""
+        server = self._servers[asked.model]
+        text = (await self._ask(server, "/apply-template", {"messages": self._turns(asked)}))["prompt"]
+        read = {"content": text, "add_special": True, "parse_special": True}  # as it reads a chat
+        ids = (await self._ask(server, "/tokenize", read))["tokens"]
+        return {"count": len(ids), "max_model_len": server.context, "tokens": ids}
+
+    async def _ask(self, server: LlamaServer, path: str, body: Json) -> Any:
+        """A small question, answered whole."""
+        try:
+            connection, response = await asyncio.to_thread(server.request, path, body)
+            with closing(connection):
+                content = await asyncio.to_thread(response.read)
+        except (OSError, http.client.HTTPException) as error:
+            raise _GONE from error
+        if response.status != 200:
+            raise _their_error(response.status, content)
+        return json.loads(content)
 
     async def text(self, asked: TextAsked, request: Request) -> Response:  # noqa: ARG002
         """A plain completion."""
@@ -214,10 +231,13 @@ class Behind:
             with closing(connection):
                 content = await asyncio.to_thread(response.read)
         except (OSError, http.client.HTTPException) as error:
-            raise ApiError(502, "llama.cpp's server does not answer", kind="server_error") from error
+            raise _GONE from error
         if response.status != 200:
             raise _their_error(response.status, content)
         return Response(content, media_type="application/json")
+
+
+_GONE = ApiError(502, "llama.cpp's server does not answer", kind="server_error")
 
 
 def _their_error(status: int, content: bytes) -> ApiError:

@@ -53,7 +53,7 @@ class OwnModels:
         before = str(served.tokenizer.decode(prompt[-64:]))
         return await self._answer(asked, served, [prompt], request, before=before)
 
-    def tokens(self, asked: TokensAsked) -> Json:
+    async def tokens(self, asked: TokensAsked) -> Json:
         """The ids that a conversation is answered from."""
         served = self._batching.models[asked.model]
         ids = _prompt(served, asked.turns())

@@ -1,10 +1,14 @@
 """vLLM as the server: which models it can serve as they were trained, and the flags that make it do so."""
 
+import http.client
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +16,7 @@ from luthier.errors import Missing
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of --max-lora-rank that vLLM takes (its MaxLoRARanks)."""
+HERE = "127.0.0.1"
 KEY = "VLLM_API_KEY"
 """Where vLLM looks for the API key: an environment variable, so that it stands in no list of processes."""
 SUPPORTED_INITS = ("gaussian",)
@@ -62,6 +67,7 @@ class Job:
         revision: the commit of a model from the hub.
         gpus: GPUs that share the weights.
         trust_remote_code: the model comes with code of its own, which the recipe trusts.
+        memory: share of the GPU's memory that it may take; vLLM's own choice when not given.
     """
 
     model: str
@@ -74,6 +80,7 @@ class Job:
     revision: str | None = None
     gpus: int = 1
     trust_remote_code: bool = False
+    memory: float | None = None
 
     @property
     def max_rank(self) -> int:
@@ -99,6 +106,8 @@ class Job:
             flags += ["--tensor-parallel-size", str(self.gpus)]
         if self.trust_remote_code:
             flags.append("--trust-remote-code")
+        if self.memory is not None:
+            flags += ["--gpu-memory-utilization", str(self.memory)]
         if self.adapters:
             modules = [f"{name}={adapter.folder}" for name, adapter in self.adapters.items()]
             flags += ["--enable-lora", "--max-lora-rank", str(self.max_rank), "--max-loras", str(len(modules))]
@@ -113,8 +122,7 @@ def run_vllm(job: Job, host: str, port: int, keys: Sequence[str], *, ready: Call
         Missing: it ended by itself.
     """
     environment = os.environ | ({KEY: keys[0]} if keys else {})
-    command = [shutil.which("vllm") or "vllm", "serve", *job.arguments(host, port)]
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
+    process = subprocess.Popen(_command(job, host, port), env=environment, start_new_session=True)  # noqa: S603
     stopped = False
 
     def pass_on(number: int, _: Any) -> None:
@@ -133,3 +141,54 @@ def run_vllm(job: Job, host: str, port: int, keys: Sequence[str], *, ready: Call
             process.kill()
     if code and not stopped:
         raise Missing(f"vLLM ended with exit code {code}", where=job.model, fix="--backend transformers")
+
+
+def _command(job: Job, host: str, port: int) -> list[str]:
+    return [shutil.which("vllm") or "vllm", "serve", *job.arguments(host, port)]
+
+
+@contextmanager
+def started(job: Job, *, seconds: float = 900) -> Iterator[int]:
+    """Start vLLM on a free port of this machine, and give that once it can answer.
+
+    Raises:
+        Missing: it ended, or does not begin to answer in time; with its last words.
+    """
+    from luthier.serve.http import bind
+
+    with bind(HERE, 0) as free:
+        port = int(free.getsockname()[1])
+    with tempfile.TemporaryFile() as said:
+        command = _command(job, HERE, port)
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
+        try:
+            until = time.monotonic() + seconds
+            while not _healthy(port):
+                if process.poll() is not None or time.monotonic() > until:
+                    said.seek(0)
+                    lines = said.read().decode("utf-8", "replace").strip().splitlines()
+                    raise Missing(
+                        f"vLLM does not begin to answer: {(lines or ['it said nothing'])[-1].strip()}",
+                        where=job.model,
+                        fix=f"try {' '.join(command)}",
+                    )
+                time.sleep(0.2)
+            yield port
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(HERE, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,10 +1,11 @@
 """The one door to tokenizers: loading, and which tokens end an answer."""
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import DataError
+from luthier.errors import DataError, Missing
 
 Tokenizer = Any  # transformers' fast tokenizers carry no types
 
@@ -14,9 +15,11 @@ def load_tokenizer(place: str | Path, *, revision: str | None = None, trust_remo
 
     Raises:
         DataError: there is none, or it is a slow one (which cannot give the offsets that the loss mask needs).
+        Missing: it is a SentencePiece model alone, and what reads such is not installed.
     """
     from transformers import AutoTokenizer
 
+    _need_sentencepiece(Path(place))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(place), revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the libraries below raise whatever a damaged file leads them to
@@ -30,6 +33,25 @@ def load_tokenizer(place: str | Path, *, revision: str | None = None, trust_remo
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
+
+
+def _need_sentencepiece(folder: Path) -> None:
+    """Raise where `tokenizer.model` is all there is and cannot be read: transformers takes it for something else."""
+    if not (folder / "tokenizer.model").is_file() or (folder / "tokenizer.json").is_file():
+        return
+    if missing := [name for name in ("sentencepiece", "google.protobuf") if not _there(name)]:
+        raise Missing(
+            f"the tokenizer is a SentencePiece model, and what reads it is not installed: {' and '.join(missing)}",
+            where=str(folder / "tokenizer.model"),
+            fix="pip install 'luthier[sentencepiece]'",
+        )
+
+
+def _there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def stop_ids(tokenizer: Tokenizer, configured: int | Iterable[int] | None = None) -> tuple[int, ...]:

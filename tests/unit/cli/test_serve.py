@@ -213,19 +213,49 @@ def test_a_release_comes_with_the_files_of_its_service(luthier: Any, body: Any, 
     assert "vLLM cannot serve this release: it has no place for PROMPT_TUNING adapters" in said.err
 
 
-@pytest.mark.parametrize("tuning", [{"kind": "full"}, {"kind": "prefix", "tokens": 4}])
-def test_the_server_is_part_of_the_proof(luthier: Any, body: Any, tmp_path: Path, tuning: Any) -> None:
-    body["tuning"], body["release"] = tuning, {"served": True}
-    body["gate"] = {"rules": ["validation_loss at most 99"]}
-    scenes.write_recipe(tmp_path / "recipe.yaml", body)
-    done = luthier("run", "recipe.yaml", "--json")
+def parity_of(done: Any) -> Any:
+    """The parity of a run that came to its end."""
     assert done.code == 0, done.err
-    parity = json.loads((Path(done.document["artifacts"]["release"]) / "parity.json").read_text())
+    return json.loads((Path(done.document["artifacts"]["release"]) / "parity.json").read_text())
+
+
+def test_what_cannot_be_merged_is_served_in_the_proof_too(luthier: Any, body: Any, tmp_path: Path) -> None:
+    body["tuning"], body["gate"] = {"kind": "prefix", "tokens": 4}, {"rules": ["validation_loss at most 99"]}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    parity = parity_of(luthier("run", "recipe.yaml", "--json"))
     row = next(row for row in parity["rows"] if row["name"] == "luthier serve")
-    assert row["holds"]
-    assert row["same"] == 1.0
-    assert row["top"] == 1.0
+    assert (row["holds"], row["ids_equal"], row["same"], row["top"]) == (True, True, 1.0, 1.0)
     assert row["kl"] < 1e-3
+    assert parity["not_asked"] == {"vLLM": "it needs its package and an NVIDIA GPU"}
+
+
+def test_every_server_is_part_of_the_proof(
+    luthier: Any, body: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours, llama.cpp's for each file, and vLLM, of which only a stand-in that speaks its forms is here."""
+    pytest.importorskip("xllamacpp", reason="pip install 'luthier[gguf]'")
+    from luthier.pipeline.servers import vllm
+
+    program = tmp_path / "bin" / "vllm"
+    program.parent.mkdir()
+    stand_in = Path(__file__).parents[2] / "vllm_stand_in.py"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(vllm, "has_vllm", lambda: True)
+    monkeypatch.setattr(vllm, "_free", lambda: 0.5)
+    body["release"] = {"served": True, "gguf": ["f32", "q8_0"]}
+    scenes.write_recipe(tmp_path / "recipe.yaml", body)
+    parity = parity_of(luthier("run", "recipe.yaml", "--json"))
+    found = {row["name"]: row for row in parity["rows"]}
+    names = ("luthier serve", "f32 by luthier serve with llama.cpp", "q8_0 by luthier serve with llama.cpp", "vLLM")
+    for name in names:
+        row = found[name]
+        assert (row["holds"], row["ids_equal"]) == (True, True)
+        assert (row["kl"], row["top"], row["same"]) != (0.0, 1.0, None)  # it was really asked
+        assert row["same"] == 1.0 or name.startswith("q8_0")
+    assert found["vLLM"]["gap"] < 1e-3
+    assert parity["not_asked"] == {}
 
 
 def test_a_server_that_renders_otherwise_is_found(

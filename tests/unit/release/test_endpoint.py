@@ -39,6 +39,21 @@ def test_the_answer_is_the_models_token_by_token(running: Running) -> None:
     assert endpoint.going_on(ids, 16).text == expected(question(1), 16).text
 
 
+def test_an_id_stands_beside_its_token_or_in_its_place() -> None:
+    from luthier.release.endpoint import _token
+
+    ours = {
+        "token": "a",
+        "logprob": -0.5,
+        "bytes": [97],
+        "id": 7,
+        "top_logprobs": [{"token": "b", "logprob": -1.0, "id": 8}],
+    }
+    vllms = {"token": "token_id:7", "logprob": -0.5, "top_logprobs": [{"token": "token_id:8", "logprob": -1.0}]}
+    openais = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -1.0}]}
+    assert [(t.id, t.top) for t in map(_token, (ours, vllms, openais))] == [(7, {8: -1.0}), (7, {8: -1.0}), (None, {})]
+
+
 def test_what_goes_wrong_is_said_with_the_servers_reason(running: Running) -> None:
     with pytest.raises(Missing, match="401: the API key is not right"):
         Endpoint(f"{running.url}/v1", "tiny", "wrong").models()

@@ -1,6 +1,7 @@
 """GGUF files, run by llama.cpp itself: equal ids, equal numbers, for every family and both kinds of tokenizer."""
 
 import errno
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import CONFIGS, model_of, spaced
+from families import CONFIGS, model_of, spaced, unigram
 from tiny import llama, tokenizer
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from luthier.errors import Missing, ParityFailed, RecipeError
 from luthier.release.gguf.vocabulary import PROBE, Vocabulary, candidates, choose, limits, probes
 from luthier.release.gguf.write import FORMATS, Lineage, Source, ids_by_llama_cpp, open_source, write_gguf
 from luthier.release.llama import ask
+from luthier.release.ollama import write_modelfile
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -123,20 +125,85 @@ def test_a_tokenizer_like_sentencepieces_gives_equal_ids(prefix: str) -> None:
         words.apply_chat_template([{"role": "user", "content": "What is it?"}], tokenize=False),
     ]  # fmt: skip
     if prefix == "always":
-        assert "puts a second space before a text that begins with one" in limits(words)[0]
+        assert (
+            "puts a second space before a text that begins with one" in limits(words, candidates(words, 512, [2])[0])[0]
+        )
         texts = [text for text in texts if not text.startswith(" ")]
     found = choose(candidates(words, 512, [2]), words, texts, ids_by_llama_cpp)
     assert (found.model, found.facts["add_space_prefix"]) == ("llama", prefix != "never")
     assert (found.facts["bos_token_id"], found.facts["eos_token_id"]) == (1, 2)
 
 
-def test_what_begins_only_the_first_text_with_a_space_follows_the_prompts() -> None:
-    """Such a tokenizer puts no space after a control token: for prompts that begin with one that is what counts."""
-    words = spaced("first")
-    prompt = words.apply_chat_template([{"role": "user", "content": "What is it?"}], tokenize=False)
-    assert choose(candidates(words, 512, [2]), words, [prompt], ids_by_llama_cpp).facts["add_space_prefix"] is False
-    plain = choose(candidates(words, 512, [2]), words, ["What is it?"], ids_by_llama_cpp)
-    assert plain.facts["add_space_prefix"] is True
+ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+"""Of plain words and an end token, without a begin token."""
+TALK = [{"role": role, "content": f"What is {role}?"} for role in ("user", "assistant", "user")]
+
+
+def prompted(words: Any, template: str | None) -> tuple[Any, list[str]]:
+    words = deepcopy(words)
+    words.chat_template = template
+    return words, [words.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)] if template else []
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "lead", "begins"),
+    [
+        ("{{ bos_token }}" + ZEPHYR, False, "", True),  # begins with a control token: no space anywhere
+        (ZEPHYR, False, " ", False),  # the first text has one, those after an end token have none
+        (None, True, "", True),  # plain texts
+    ],
+)
+def test_what_puts_a_space_before_the_first_text_only_is_read_as_the_prompts_need_it(
+    template: str | None, prefix: bool, lead: str, begins: bool
+) -> None:
+    """The scheme of transformers' LlamaTokenizer, with templates as published."""
+    words, prompts = prompted(spaced("first"), template)
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    texts = [*prompts, *probes(words, prompts)]
+    found = choose(candidates(words, 512, [2], prompts), words, texts, ids_by_llama_cpp)
+    assert found.facts["add_space_prefix"] is prefix
+    assert found.lead == lead
+    assert found.facts["add_bos_token"] is begins
+    notes = " ".join(limits(words, found))
+    assert ("begins no text with <s>, as the chat template does not" in notes) is not begins
+    assert ("chat template writes a space before the prompt" in notes) is bool(lead)
+
+
+def test_a_file_for_prompts_that_begin_with_plain_words_is_the_trained_model(tmp_path: Path) -> None:
+    """TinyLlama's way: the file's template and llama.cpp's tokenizer together give the ids that were trained."""
+    from luthier.release.parity.llama_cpp import summon_llama_cpp
+    from luthier.release.parity.testimony import Probe
+
+    words, prompts = prompted(spaced("first"), ZEPHYR)
+    model = llama(vocab_size=512)
+    model.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    source = open_source(tmp_path / "model", words, [2], prompts)
+    write_gguf(source, tmp_path / "m.gguf", "f32", LINEAGE)
+    asked = [Probe(TALK, prompts[0], words(prompts[0], add_special_tokens=False)["input_ids"])]
+    found = summon_llama_cpp(tmp_path / "m.gguf", asked, 4, [[40]], words, [2], vocabulary=source.vocabulary)
+    assert found.ids == [asked[0].ids]
+    assert found.rendered == prompts
+    modelfile = write_modelfile(tmp_path, tmp_path / "m.gguf", words, [2], source.vocabulary.lead)
+    assert not modelfile
+    assert 'if eq $before "" -}}{{- " <|user|>\\n" -}}' in (tmp_path / "Modelfile").read_text()
+
+
+@pytest.mark.parametrize("byte_fallback", [True, False])
+def test_a_unigram_tokenizer_gives_equal_ids_within_its_vocabulary(byte_fallback: bool) -> None:
+    words = unigram(byte_fallback)
+    prompts = [words.apply_chat_template(TALK, tokenize=False)]
+    found = choose(
+        candidates(words, len(words), [2], prompts), words, [*prompts, *probes(words, prompts)], ids_by_llama_cpp
+    )
+    assert (found.model, found.facts["add_space_prefix"]) == ("t5", True)
+    assert any("letters outside its vocabulary are <unk>" in note for note in limits(words, found)) is byte_fallback
+    if byte_fallback:
+        with pytest.raises(RecipeError, match=r"'a snow.*' begins to differ at token .*<0xE2>.* here, .*<unk>.* there"):
+            choose([found], words, ["a snow\N{SNOWMAN}man"], ids_by_llama_cpp)
 
 
 PRE = {

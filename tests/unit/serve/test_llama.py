@@ -73,6 +73,14 @@ def test_refusals_are_ours_or_theirs_in_one_form(llama_cpp: Running) -> None:
     assert client.create(model="tiny", messages=said("x"), max_tokens=2).model == "tiny"
 
 
+def test_it_tells_what_llama_cpp_reads(llama_cpp: Running) -> None:
+    from luthier.release.endpoint import Endpoint
+
+    endpoint = Endpoint(f"{llama_cpp.url}/v1", "tiny")
+    for i in range(3):
+        assert endpoint.tokens(said(question(i))) == render_prompt([Message("user", question(i))], tokenizer())
+
+
 def test_it_ends_with_the_server(path: Path) -> None:
     behind = Behind({"tiny": path}, {}, rows=1)
     assert behind.alive

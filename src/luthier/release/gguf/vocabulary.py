@@ -6,6 +6,7 @@ the tokenizer's own ids is for llama.cpp to say (`choose`): nothing is written t
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -15,6 +16,7 @@ from luthier.errors import RecipeError
 from luthier.release.gguf.pretokenizers import PROBE, names_for
 from luthier.text.tokenizer import Tokenizer
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 FIX = "leave release.gguf out and serve the merged model, or set release.llama_cpp to a llama.cpp checkout"
 
@@ -32,7 +34,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What stands in a GGUF file's `tokenizer.ggml` keys; `facts` are those with one value."""
+    """What stands in a GGUF file's `tokenizer.ggml` keys.
+
+    `facts` are those with one value. `lead` is put before every prompt by the file's chat template, where llama.cpp
+    cannot do itself what the tokenizer does to the beginning of a text alone.
+    """
 
     model: str
     pre: str
@@ -41,6 +47,7 @@ class Vocabulary:
     scores: list[float] | None = None
     merges: list[str] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    lead: str = ""
 
     @property
     def about(self) -> str:
@@ -49,13 +56,14 @@ class Vocabulary:
         return f"{self.model}/{self.pre}" + ("" if prefix is None else f", space in front: {'yes' if prefix else 'no'}")
 
 
-def candidates(tokenizer: Tokenizer, rows: int, stop: Sequence[int]) -> list[Vocabulary]:
+def candidates(tokenizer: Tokenizer, rows: int, stop: Sequence[int], prompts: Sequence[str] = ()) -> list[Vocabulary]:
     """The ways in which llama.cpp might read as the tokenizer does, likeliest first.
 
     Args:
         tokenizer: a fast one.
         rows: of the embedding; ids without a token are filled up to there.
         stop: ids that end an answer.
+        prompts: rendered prompts, where there is a chat template.
 
     Raises:
         RecipeError: it is of a kind that llama.cpp does not have, or has more tokens than the embedding rows.
@@ -65,7 +73,7 @@ def candidates(tokenizer: Tokenizer, rows: int, stop: Sequence[int]) -> list[Voc
     _refuse_unknown(spec)
     kind, model = spec["model"]["type"], spec["model"]
     tokens, kinds = _tokens(tokenizer, spec, rows)
-    facts = _facts(tokenizer, stop)
+    facts = _facts(tokenizer, stop, prompts)
     if kind == "BPE" and _byte_level(spec):
         pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         names = names_for(inner)
@@ -75,9 +83,15 @@ def candidates(tokenizer: Tokenizer, rows: int, stop: Sequence[int]) -> list[Voc
     prefixed = _space_in_front(spec)
     orders = [prefixed, not prefixed]
     if kind == "Unigram":
-        return list(_unigram(model, spec, tokens, kinds, facts, orders))
-    if kind == "BPE":
-        return list(_spaced_bpe(model, tokens, kinds, facts, orders))
+        found = list(_unigram(model, spec, tokens, kinds, facts, orders))
+    elif kind == "BPE":
+        found = list(_spaced_bpe(model, tokens, kinds, facts, orders))
+    else:
+        found = []
+    if found and _scheme(spec) == "first" and prompts:
+        found += [replace(one, lead=" ") for one in found if not one.facts.get("add_space_prefix")]
+    if found:
+        return found
     raise _cannot(f"is of kind {kind}, which llama.cpp's text models do not have")
 
 
@@ -101,7 +115,7 @@ def choose(
     expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     best: tuple[int, str] = (-1, "llama.cpp cannot load it")
     for vocabulary in found:
-        given = ids(vocabulary, texts)
+        given = ids(vocabulary, [vocabulary.lead + text for text in texts])
         if given is None:
             continue
         wrong = [k for k, (a, b) in enumerate(zip(expected, given, strict=True)) if a != b]
@@ -131,17 +145,56 @@ def probes(tokenizer: Tokenizer, prompts: Sequence[str] = ()) -> list[str]:
     else:
         begin = next((end for end in ends if prompts and prompts[0].startswith(end)), "")
         texts = [begin + text for text in texts if begin or not text.startswith("\n")]
-    return [text for text in texts if text and (scheme is None or not text.startswith(" "))]
+        texts += [f"{begin}word{end}more{end}\n" for end in ends[:16] if prompts]  # as further turns stand in a prompt
+    texts = [text for text in texts if text and (scheme is None or not text.startswith(" "))]
+    if _charsmap(spec):
+        texts = [text for text in texts if "\r" not in text]
+    return [text for text in texts if not _bytes_of_unigram(tokenizer, spec, text)]
 
 
-def limits(tokenizer: Tokenizer) -> list[str]:
-    """What of the tokenizer llama.cpp does not repeat."""
+def _charsmap(spec: dict[str, Any]) -> bytes | None:
+    """SentencePiece's table of replacements."""
+    found = (part for part in _parts(spec["normalizer"]) if part["type"] == "Precompiled")
+    return next((base64.b64decode(part["precompiled_charsmap"]) for part in found), None)
+
+
+def _bytes_of_unigram(tokenizer: Tokenizer, spec: dict[str, Any], text: str) -> bool:
+    """Whether a text has letters for which the tokenizer has only bytes, which llama.cpp's Unigram cannot write."""
+    if not _unigram_with_bytes(spec):
+        return False
+    return any(_BYTE.fullmatch(token) for token in tokenizer.tokenize(text))
+
+
+def _unigram_with_bytes(spec: dict[str, Any]) -> bool:
+    return spec["model"]["type"] == "Unigram" and bool(spec["model"].get("byte_fallback"))
+
+
+def limits(tokenizer: Tokenizer, chosen: Vocabulary) -> list[str]:
+    """What of the tokenizer llama.cpp does not repeat with the vocabulary that was chosen."""
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     notes = []
-    if _scheme(spec) is not None:
-        notes.append("llama.cpp puts a second space before a text that begins with one; the tokenizer does not")
-    if _scheme(spec) == "first":
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if begins and not chosen.facts["add_bos_token"]:
+        notes.append(
+            f"llama.cpp begins no text with {tokenizer.bos_token}, as the chat template does not: plain texts "
+            "have to be given with it"
+        )
+    if chosen.model == "t5" and _unigram_with_bytes(spec):
+        notes.append(
+            "llama.cpp has no single bytes beside this kind of tokenizer (Unigram): letters outside its "
+            f"vocabulary are {tokenizer.unk_token} there, so use the file for texts like the prompts that were compared"
+        )
+    if chosen.lead:
+        notes.append(
+            "the file's chat template writes a space before the prompt, where the tokenizer puts one before "
+            "the first text only; plain texts have to be given with it"
+        )
+    elif _scheme(spec) == "first":
         notes.append("the tokenizer puts a space before the first text only: the file does it as the prompts need it")
+    if _scheme(spec) is not None and (chosen.lead or chosen.facts.get("add_space_prefix")):
+        notes.append("llama.cpp puts a second space before a text that begins with one; the tokenizer does not")
+    if _charsmap(spec):
+        notes.append("llama.cpp reads a carriage return before a line feed as a space of its own")
     if _normalises(spec) and spec["model"]["type"] == "BPE":
         notes.append("the tokenizer composes characters written in parts (NFC); llama.cpp does not")
     return notes
@@ -229,13 +282,17 @@ def _byte_level_quietly(spec: dict[str, Any]) -> bool:
     return any(part["type"] == "ByteLevel" for part in _parts(spec["pre_tokenizer"]))
 
 
-def _facts(tokenizer: Tokenizer, stop: Sequence[int]) -> dict[str, Any]:
-    """Ids of the tokens with a role. Without a begin or end token llama.cpp would take ids of its own for them."""
+def _facts(tokenizer: Tokenizer, stop: Sequence[int], prompts: Sequence[str]) -> dict[str, Any]:
+    """Ids of the tokens with a role. Without a begin or end token llama.cpp would take ids of its own for them.
+
+    llama.cpp puts the begin token before every text or none, prompts of chats too; a tokenizer leaves those as the
+    template writes them. So the prompts decide, where there are some.
+    """
     ends = list(dict.fromkeys([i for i in (tokenizer.eos_token_id, *stop) if i is not None]))
     begins = tokenizer.bos_token_id
     plain = tokenizer("a")["input_ids"]
     facts: dict[str, Any] = {
-        "add_bos_token": begins is not None and plain[:1] == [begins],
+        "add_bos_token": begins is not None and plain[:1] == [begins] and _may_begin(tokenizer.bos_token, prompts),
         "add_eos_token": False,  # an answer that begins after the end is none
     }
     if ends:
@@ -249,6 +306,11 @@ def _facts(tokenizer: Tokenizer, stop: Sequence[int]) -> dict[str, Any]:
     if tokenizer.unk_token_id is not None:
         facts["unknown_token_id"] = tokenizer.unk_token_id
     return facts
+
+
+def _may_begin(bos: str, prompts: Sequence[str]) -> bool:
+    """Whether the begin token before every text leaves the prompts as they are: they begin with it, or are none."""
+    return all(prompt.startswith(bos) for prompt in prompts)
 
 
 def _spaced_bpe(
@@ -278,9 +340,8 @@ def _unigram(
     least = min(known.values()) - 10
     scores = [known.get(token, least) for token in tokens]
     more: dict[str, Any] = {"remove_extra_whitespaces": _merges_spaces(spec)}
-    for part in _parts(spec["normalizer"]):
-        if part["type"] == "Precompiled":
-            more["precompiled_charsmap"] = list(base64.b64decode(part["precompiled_charsmap"]))
+    if charsmap := _charsmap(spec):
+        more["precompiled_charsmap"] = list(charsmap)
     for prefix in orders:
         made = Vocabulary("t5", "default", tokens, kinds, scores, None, facts | more | {"add_space_prefix": prefix})
         yield made
@@ -290,7 +351,7 @@ def _unigram(
 
 def _merges_spaces(spec: dict[str, Any]) -> bool:
     for part in _parts(spec["normalizer"]):
-        if part["type"] == "Replace" and (part["pattern"].get("Regex") or "").strip(" {2,}+") == "":
+        if part["type"] == "Replace" and (pattern := part["pattern"].get("Regex")) and not pattern.strip(" {2,}+"):
             return True
         if part["type"] == "Strip" and part.get("strip_left"):
             return True

@@ -85,12 +85,12 @@ def open_source(folder: Path, tokenizer: Tokenizer, stop: Sequence[int], texts: 
     config = AutoConfig.from_pretrained(str(folder))
     family = family_of(config.model_type)
     facts, notes = facts_of(config, family)
-    found = candidates(tokenizer, rows_of(folder), stop)
+    found = candidates(tokenizer, rows_of(folder), stop, texts)
     vocabulary = choose(found, tokenizer, [*texts, *probes(tokenizer, texts)], ids_by_llama_cpp)
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
-    return Source(folder, config, family, facts, vocabulary, template, notes + limits(tokenizer))
+    return Source(folder, config, family, facts, vocabulary, template, notes + limits(tokenizer, vocabulary))
 
 
 def rows_of(folder: Path) -> int:
@@ -270,7 +270,8 @@ def write_vocabulary(writer: Any, vocabulary: Vocabulary, template: str | None) 
         else:
             put(writer, f"tokenizer.ggml.{key}", value)
     if template:
-        writer.add_chat_template(template)
+        lead = f"{{{{ '{vocabulary.lead}' }}}}" if vocabulary.lead else ""
+        writer.add_chat_template(lead + template)
 
 
 def ids_by_llama_cpp(vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[int]] | None:

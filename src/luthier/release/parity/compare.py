@@ -165,7 +165,8 @@ def compare(
     bound = bound_of(form, trained.computed, found.computed)
     numbers = _numbers(trained, found)
     same, first = _answers(trained, found, bound) if found.answers else (None, None)
-    difference = _reading(trained, found, probes) or _outside(numbers, bound, first, diagnose)
+    difference = _reading(trained, found, probes) or _written(trained, found)
+    difference = difference or _outside(numbers, bound, first, diagnose)
     ended = _share([a.stopped for a in found.answers]) if found.answers else None
     if difference is None and ended is not None:
         usual, n = _share([a.stopped for a in trained.answers]), len(found.answers)
@@ -224,6 +225,14 @@ def _reading(trained: Testimony, found: Testimony, probes: Sequence[Probe]) -> D
     if found.around is not None and trained.around is not None and found.around != trained.around:
         ours, theirs = (" ... ".join(map(str, ids)) for ids in (trained.around, found.around))
         return Difference("tokenizer", f"around a text stands {ours} in training, {theirs} there")
+    return None
+
+
+def _written(trained: Testimony, found: Testimony) -> Difference | None:
+    """The text of answers whose ids are the same. SentencePiece takes a space off the beginning, llama.cpp does not."""
+    for ours, theirs in zip(trained.answers, found.answers, strict=False):
+        if ours.ids and ours.ids == theirs.ids and ours.text != theirs.text and " " + ours.text != theirs.text:
+            return Difference("tokenizer", f"the same tokens read {ours.text!r} in training, {theirs.text!r} there")
     return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.release.gguf.vocabulary import Vocabulary
 from luthier.release.llama import ask
 from luthier.release.parity.testimony import PLAIN, POSITIONS, PROBABLE, Probe, Said, Testimony, controls_of, put_around
 from luthier.text import read_answer
@@ -19,6 +20,7 @@ def summon_llama_cpp(
     stop: Sequence[int],
     *,
     lora: Path | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Testimony:
     """What llama.cpp says of a GGUF file.
 
@@ -30,6 +32,7 @@ def summon_llama_cpp(
         tokenizer: the trained one, for the text of the answers.
         stop: ids that end an answer.
         lora: a GGUF adapter to apply; the file is its base then, whose template is not asked.
+        vocabulary: what the file was written with; None where a converter wrote it.
 
     Raises:
         Missing: xllamacpp is not installed.
@@ -46,10 +49,12 @@ def summon_llama_cpp(
     told = ask(file, questions, context=room, lora=lora)
     scored, written = told[2 : 2 * len(probes) + 2 : 2], told[3 : 2 * len(probes) + 2 : 2]
     read = told[2 * len(probes) + 2 :]
+    around, lead = put_around(told[0], told[1]), vocabulary.lead if vocabulary else ""
+    bare = vocabulary is not None and not vocabulary.facts["add_bos_token"] and around == [[], []]
     return Testimony(
-        rendered=[_with_begin(one["text"], one["ids"], tokenizer) for one in read] if chat else None,
+        rendered=[_as_written(one["text"], one["ids"], tokenizer, lead) for one in read] if chat else None,
         ids=[one["ids"] for one in read] if chat else None,
-        around=put_around(told[0], told[1]),
+        around=None if bare else around,  # the file was meant to put nothing there, whatever the tokenizer does
         controls=controls_of(tokenizer) if lora else _controls(file),
         answers=[_said(one, tokenizer, stop) for one in written],
         scores=[[{int(i): p for i, p in place.items()} for place in row] for row in scored],
@@ -63,9 +68,9 @@ def _said(told: dict[str, Any], tokenizer: Tokenizer, stop: Sequence[int]) -> Sa
     return Said(kept, read_answer(kept, tokenizer), end is not None)
 
 
-def _with_begin(text: str, ids: list[int], tokenizer: Tokenizer) -> str:
-    """The text with the begin token that llama.cpp takes off it and puts back as an id."""
-    begin = tokenizer.bos_token
+def _as_written(text: str, ids: list[int], tokenizer: Tokenizer, lead: str) -> str:
+    """The text without the file's lead, and with the begin token that llama.cpp takes off it and puts back as an id."""
+    begin, text = tokenizer.bos_token, text.removeprefix(lead)
     return begin + text if begin and ids[:1] == [tokenizer.bos_token_id] and not text.startswith(begin) else text
 
 
