@@ -130,7 +130,7 @@ REFUSED: list[tuple[str, str]] = [
     ('{"model": "tiny", "messages": ["hello"]}', "messages: Input should be a valid dictionary"),
     ("[1]", "the body has to be one JSON object"),
     ("{", "the body is not JSON"),
-    ('{"model": "tiny", "messages": [{"role": "user", "content": "half a letter: \\ud83d"}]}', "surrogates not allowed"),
+    ('{"model": "tiny", "messages": [{"role": "user", "content": "half: \\ud83d"}]}', "surrogates not allowed"),
     ('{"temperature": 3}', "temperature: Input should be less than or equal to 2"),
     ('{"temperature": "hot"}', "temperature: Input should be a valid number"),
     ('{"top_p": -1}', "top_p: Input should be greater than or equal to 0"),
