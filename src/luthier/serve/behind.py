@@ -179,6 +179,8 @@ class Behind:
 
     async def chat(self, asked: ChatAsked, request: Request) -> Response:  # noqa: ARG002
         """A chat completion."""
+        if asked.offered:  # llama.cpp writes a prompt of its own where a template has no place for them
+            raise ApiError(400, "'tools' is not supported for GGUF files", param="tools", code="unsupported_parameter")
         return await self._pass_on("/v1/chat/completions", asked, {"messages": self._turns(asked)})
 
     def _turns(self, asked: ChatAsked | TokensAsked) -> list[Json]:
@@ -215,7 +217,7 @@ class Behind:
 
     async def _pass_on(self, path: str, asked: ChatAsked | TextAsked, more: Json) -> Response:
         server = self._servers[asked.model]
-        body = asked.model_dump(exclude_none=True) | more | PLAIN
+        body = asked.model_dump(exclude_none=True, exclude={"tools", "tool_choice"}) | more | PLAIN
         body["temperature"] = asked.temperature or 0.0
         body.pop("max_completion_tokens", None)
         if asked.room is not None:

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from luthier.errors import TemplateError
 from luthier.serve.app import Name
 from luthier.serve.batching import Answering, Batching, Chance, Done, News, Piece, Question, Served
+from luthier.serve.calls import find_calls, reader_of
 from luthier.serve.requests import ApiError, Asked, ChatAsked, TextAsked, TokensAsked
-from luthier.serve.responses import DONE, Reply, chat_logprobs, event, text_logprobs, usage_of
+from luthier.serve.responses import DONE, Reply, chat_logprobs, ended, event, text_logprobs, usage_of
 from luthier.text import plain_prompt, render_prompt
 from luthier.types import Json, Message
 
@@ -49,7 +50,8 @@ class OwnModels:
     async def chat(self, asked: ChatAsked, request: Request) -> Response:
         """A chat completion."""
         served = self._batching.models[asked.model]
-        prompt = _prompt(served, asked.turns())
+        _require_tools(asked, served)
+        prompt = _prompt(served, asked.turns(), asked.offered)
         before = str(served.tokenizer.decode(prompt[-64:]))
         return await self._answer(asked, served, [prompt], request, before=before)
 
@@ -97,19 +99,34 @@ class OwnModels:
         reply = Reply(not raw, asked.model, served.fingerprint)
         count = sum(map(len, prompts))
         if asked.stream:
-            sent = _stream(talk, reply, asked, served, count, _counts(request))
+            told = _stream_with_calls if isinstance(asked, ChatAsked) and asked.offered else _stream
+            sent = told(talk, reply, asked, served, count, _counts(request))
             return StreamingResponse(sent, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         choices = await _until_gone(talk, request)
         tokens = sum(choice.tokens for choice in choices)
         _counts(request)(count, tokens)
-        body = [
-            reply.choice(k, choice.text, choice.reason, _logprobs(asked, served, choice.chances))
-            for k, choice in enumerate(choices)
-        ]
+        body = []
+        for k, choice in enumerate(choices):
+            text, calls = _calls(asked, served, choice.text)
+            body.append(reply.choice(k, text, choice.reason, _logprobs(asked, served, choice.chances), calls))
         return JSONResponse(reply.whole(body, usage_of(count, tokens)))
 
 
-def _prompt(served: Served, turns: list[Message]) -> list[int]:
+def _require_tools(asked: ChatAsked, served: Served) -> None:
+    """Raise where tools are offered to a model whose template has no place for them, or writes calls in its own way."""
+    if asked.offered and reader_of(served.tokenizer, served.stop) is None:
+        message = "the model's chat template has no place for tools, or writes calls in a form that is not known here"
+        raise ApiError(400, message, param="tools", code="unsupported_parameter")
+
+
+def _calls(asked: ChatAsked | TextAsked, served: Served, text: str) -> tuple[str, list[Json]]:
+    """The text of an answer, and the tools it calls."""
+    if not isinstance(asked, ChatAsked) or not asked.offered:
+        return text, []
+    return find_calls(text, reader_of(served.tokenizer, served.stop), asked.offered)
+
+
+def _prompt(served: Served, turns: list[Message], tools: Sequence[Json] = ()) -> list[int]:
     """The ids to answer from, with the system message of training where the client sends none.
 
     Raises:
@@ -118,7 +135,7 @@ def _prompt(served: Served, turns: list[Message]) -> list[int]:
     if served.system and turns[0].role != "system":
         turns = [Message("system", served.system), *turns]
     try:
-        return render_prompt(turns, served.tokenizer)
+        return render_prompt(turns, served.tokenizer, tools=tools or None)
     except TemplateError as error:
         raise ApiError(400, error.what, param="messages", code="template_refused") from error
 
@@ -223,6 +240,40 @@ async def _stream(
         yield event(error.to_json())
     finally:
         note(prompt, tokens)
+        talk.cancel()
+
+
+async def _stream_with_calls(
+    talk: _Talk,
+    reply: Reply,
+    asked: ChatAsked | TextAsked,
+    served: Served,
+    prompt: int,
+    note: Callable[[int, int], None],
+) -> AsyncIterator[bytes]:
+    """Answers that may call tools: told once they are whole, since only then it is known what they are."""
+    choices, usage = [_Choice() for _ in range(len(talk))], asked.with_usage
+    try:
+        for k in range(len(talk)):
+            yield reply.chunk(k, None, first=True, usage=usage)
+        async for k, news in talk.news():
+            choice = choices[k]
+            if not isinstance(news, Done):
+                choice.text += news.text
+                choice.chances += news.chances
+                continue
+            choice.tokens = news.tokens
+            text, calls = _calls(asked, served, choice.text)
+            logprobs = _logprobs(asked, served, choice.chances)
+            yield reply.chunk(k, text, logprobs=logprobs, usage=usage, calls=calls)
+            yield reply.chunk(k, None, reason=ended(news.reason, calls), usage=usage)
+        if usage:
+            yield reply.counts(usage_of(prompt, sum(choice.tokens for choice in choices)))
+        yield DONE
+    except ApiError as error:
+        yield event(error.to_json())
+    finally:
+        note(prompt, sum(choice.tokens for choice in choices))
         talk.cancel()
 
 

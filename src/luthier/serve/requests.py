@@ -1,6 +1,6 @@
 """What clients may ask, in OpenAI's form. What is not supported is refused by name, never ignored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,9 +13,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "logit_bias": ({},),
     "response_format": ({"type": "text"},),
-    "tool_choice": ("none",),
     "tools": ([],),
     "functions": ([],),
+    "parallel_tool_calls": (True,),
     "modalities": (["text"],),
     "store": (False,),
     "metadata": ({},),
@@ -102,6 +102,31 @@ class ChatAsked(Asked):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[Json] | None = None
+    tool_choice: str | Json | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _functions(cls, given: list[Json] | None) -> list[Json] | None:
+        for tool in given or ():
+            function = tool.get("function")
+            if tool.get("type") != "function" or not isinstance(function, dict):
+                raise ValueError("each is of type 'function', with a function")
+            if not isinstance(function.get("name"), str) or not function["name"]:
+                raise ValueError("each function has a name")
+        return given
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _free(cls, given: str | Json | None) -> str | Json | None:
+        if given not in ("auto", "none", None):
+            raise ValueError("'auto' or 'none': which tool is called is the model's to say")
+        return given
+
+    @property
+    def offered(self) -> Sequence[Json]:
+        """The tools that the model may call."""
+        return () if self.tool_choice == "none" else self.tools or ()
 
     @property
     def room(self) -> int | None:
@@ -190,8 +215,8 @@ def read_request(kind: type[Request], body: Any) -> Request:
 
 
 _OPENAI = frozenset(
-    "audio function_call parallel_tool_calls prediction reasoning_effort verbosity web_search_options "
-    "prompt_cache_key safety_identifier".split()
+    "audio function_call prediction reasoning_effort tool_choice verbosity web_search_options prompt_cache_key "
+    "safety_identifier".split()
 )
 """More fields of OpenAI's that are not supported with any value."""
 

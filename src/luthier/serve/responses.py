@@ -41,20 +41,24 @@ class Reply:
         """The answer in one piece."""
         return self._frame("chat.completion" if self.chat else "text_completion", choices, usage=usage)
 
-    def choice(self, index: int, text: str, reason: str, logprobs: Json | None) -> Json:
+    def choice(self, index: int, text: str, reason: str, logprobs: Json | None, calls: Sequence[Json] = ()) -> Json:
         """One of the choices of a whole answer."""
-        said: Json = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-        )
-        return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
+        said: Json = {"text": text}
+        if self.chat:
+            called: Json = {"tool_calls": list(calls)} if calls else {}
+            content = None if calls and not text else text
+            said = {"message": {"role": "assistant", "content": content, "refusal": None, **called}}
+        return {"index": index, **said, "logprobs": logprobs, "finish_reason": ended(reason, calls)}
 
     def chunk(
         self, index: int, text: str | None, *, reason: str | None = None, logprobs: Json | None = None,
-        first: bool = False, usage: bool = False,
+        first: bool = False, usage: bool = False, calls: Sequence[Json] = (),
     ) -> bytes:  # fmt: skip
         """One piece of a stream; with `usage` it says that the counts come at the end."""
         if self.chat:
             delta: Json = {"role": "assistant", "content": ""} if first else {"content": text} if text else {}
+            if calls:
+                delta["tool_calls"] = [{"index": k, **call} for k, call in enumerate(calls)]
             said: Json = {"delta": delta}
         else:
             said = {"text": text or ""}
@@ -65,6 +69,11 @@ class Reply:
     def counts(self, usage: Json) -> bytes:
         """The last piece of a stream where it was asked for: the counts of tokens."""
         return event(self._frame("chat.completion.chunk" if self.chat else "text_completion", [], usage=usage))
+
+
+def ended(reason: str, calls: Sequence[Json]) -> str:
+    """Why an answer ended, as clients expect it."""
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def usage_of(prompt: int, completion: int) -> Json:
