@@ -18,6 +18,13 @@ SCORE = "score.weight"
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
+def free_share() -> float:
+    """Share of the GPU's memory that is free, once what nobody uses any more is given back."""
+    torch.cuda.empty_cache()
+    free, there = torch.cuda.mem_get_info()
+    return free / there
+
+
 def device() -> torch.device:
     """The device that training and generation use."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

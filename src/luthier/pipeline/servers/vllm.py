@@ -41,8 +41,6 @@ def server(work: Work, tuning: Tuning, dtype: Any) -> Any:
 
 def _free() -> float:
     """Share of the GPU's memory that it may take beside what this run still holds."""
-    import torch
+    from luthier.models.load import free_share
 
-    torch.cuda.empty_cache()
-    free, there = torch.cuda.mem_get_info()
-    return round(SPARE * free / there, 2)
+    return round(SPARE * free_share(), 2)
