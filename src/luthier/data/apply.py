@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from luthier.data.memory import Remembered
+from luthier.data.memory import packed
 from luthier.data.outcome import Workshop
 from luthier.data.step import Content
 from luthier.data.table import KEPT, Table
@@ -34,10 +34,11 @@ def apply_verdicts(table: Table, workshop: Workshop, verdicts: Mapping[str, Verd
 def _edit(table: Table, workshop: Workshop, number: int, mark: bytes, verdict: Verdict) -> None:
     text = verdict.edited or ""
     key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=mark, digest_size=16).digest()
-    known = table.memory.look_up([key]) or table.memory.keep(
-        [(key, workshop.revise(with_answer(table.content(number), text)))]
-    )
-    made: Remembered = known[key]
+    known = table.memory.look_up([key])
+    if not known:
+        revised = workshop.revise(with_answer(table.content(number), text))
+        known = table.memory.keep([key], packed([revised]))
+    made = known[key]
     if made.fate != "kept":
         reason = f"as it was edited: {made.reason}"
         _set(table, number, {"fate": made.fate, "rule": "review", "reason": reason, "score": made.score})

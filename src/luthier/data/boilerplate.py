@@ -20,7 +20,7 @@ PHRASES = (
         r"i(?: a|')m (?:just |only )?an? (?:ai|artificial intelligence|large language model|language model)\b",
     ),
     (
-        ("openai", "anthropic", "deepmind", "mistral ai"),
+        ("by openai", "by anthropic", "by google deepmind", "by mistral ai"),
         r"(?:trained|developed|created|made) by (?:openai|anthropic|google deepmind|mistral ai)",
     ),
     (("my knowledge cut", "my training data"), r"my (?:knowledge cut-?off|training data)"),

@@ -16,8 +16,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.chained import chain
 from luthier.data.minhash import MARGIN, Banding, estimate, signature
-from luthier.data.shingles import U64, fold, jaccard, joined, shingle_set, shingles, words
+from luthier.data.shingles import U64, distinct, fold, jaccard, joined, shingle_set, shingles, words
 
 I64 = NDArray[np.int64]
 
@@ -38,25 +39,23 @@ class Signer:
         banding = banding or Banding(32, 8)
         self.banding = banding
         self._compiled = compiled()
-        self._record = np.zeros(1, banding.record)
-        self._least = np.empty(256, np.uint32)
         self._scratch = np.empty(1 << 12, np.uint64)
 
-    def signature(self, text: str) -> bytes:
-        """The signature of a text; nothing for a text without letters."""
+    def signatures(self, texts: Sequence[str]) -> list[bytes]:
+        """The signatures of texts; nothing for a text without letters."""
         if self._compiled is None:
-            return signature(shingles(text), self.banding)
-        data = self._folded(text)
-        keys, bits = self._record["keys"][0], self._record["bits"][0]
-        count = self._compiled.signature(data, self._scratch, self._least, keys, bits)
-        return self._record.tobytes() if count else b""
+            return [signature(shingles(text), self.banding) for text in texts]
+        records, counts = np.empty(len(texts), self.banding.record), np.empty(len(texts), np.int64)
+        self._compiled.signatures(*chain(list(map(fold, texts))), records["keys"], records["bits"], counts)
+        size, whole = records.itemsize, records.tobytes()
+        return [whole[i * size : (i + 1) * size] if count else b"" for i, count in enumerate(counts.tolist())]
 
     def shingle_set(self, text: str) -> U64:
         """The distinct shingles of a text, sorted."""
         if self._compiled is None:
             return shingle_set(text)
         data = self._folded(text)
-        return np.unique(self._scratch[: self._compiled.shingles(data, self._scratch)])
+        return distinct(self._scratch[: self._compiled.shingles(data, self._scratch)])
 
     def words(self, text: str) -> U64:
         """The hashes of the words of a text in order."""
@@ -70,6 +69,20 @@ class Signer:
         if len(self._scratch) < len(data) + 2:
             self._scratch = np.empty(2 * len(data) + 2, np.uint64)
         return data
+
+
+def _in_order(keys: NDArray[np.uint32]) -> tuple[I64, I64]:
+    """Positions of keys in their order, of equal ones in that of the input; and where each different key begins.
+
+    One sort of whole numbers, the key above the position, is several times as fast as a stable argsort.
+    """
+    whole = keys.astype(np.uint64) << np.uint64(32)
+    whole |= np.arange(len(keys), dtype=np.uint64)
+    whole.sort()
+    high = whole >> np.uint64(32)
+    begins = np.ones(len(keys), np.bool_)
+    np.not_equal(high[1:], high[:-1], out=begins[1:])
+    return (whole & np.uint64(0xFFFFFFFF)).astype(np.int64), np.flatnonzero(begins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +99,22 @@ class Buckets:
     def of(cls, records: NDArray[Any], rows: I64 | None = None) -> "Buckets":
         """Sort the rows of signatures that share at least one band with another; `rows` are their numbers."""
         company = np.zeros(len(records), np.bool_)
-        for keys in records["keys"].T:
-            turn = np.argsort(keys, kind="stable")
-            same = np.diff(keys[turn]) == 0
-            company[turn[1:][same]] = True
-            company[turn[:-1][same]] = True
+        bands = records["keys"].shape[1]
+        for band in range(bands):
+            turn, starts = _in_order(records["keys"][:, band])
+            alone = np.diff(starts, append=len(turn)) == 1
+            together = np.ones(len(turn), np.bool_)
+            together[starts[alone]] = False
+            company[turn[together]] = True
         rows = np.arange(len(records)) if rows is None else rows
         records = records[company]
-        bands = records["keys"].shape[1]
         order = np.empty((bands, len(records)), np.int32)
         first, last = np.empty_like(order), np.empty_like(order)
         for band in range(bands):
-            keys = records["keys"][:, band]
-            order[band] = np.argsort(keys, kind="stable")
-            inorder = keys[order[band]]
-            first[band] = np.searchsorted(inorder, keys, "left")
-            last[band] = np.searchsorted(inorder, keys, "right")
+            order[band], starts = _in_order(records["keys"][:, band])
+            ends = np.append(starts, len(records))[1:]
+            first[band, order[band]] = np.repeat(starts, ends - starts)
+            last[band, order[band]] = np.repeat(ends, ends - starts)
         return cls(rows[company], order, first, last, np.ascontiguousarray(records["bits"]))
 
     def only(self, chosen: NDArray[np.bool_]) -> "Buckets":
@@ -137,7 +150,7 @@ class Near:
     """
 
     def __init__(
-        self, records: NDArray[Any], fetch: Callable[[Iterable[int]], Iterable[U64]], threshold: float
+        self, records: NDArray[Any], fetch: Callable[[Sequence[int]], Iterable[U64]], threshold: float
     ) -> None:
         self.n, self.threshold, self.least = len(records), threshold, threshold - MARGIN
         found = Buckets.of(records)
@@ -186,7 +199,7 @@ class Near:
 def near_texts(texts: Sequence[str], threshold: float, banding: Banding | None = None) -> Near:
     """The close pairs among texts held in memory. A text without letters is close to none."""
     signer = Signer(banding or Banding.at(threshold))
-    signatures = [(i, found) for i, text in enumerate(texts) if (found := signer.signature(text))]
+    signatures = [(i, found) for i, found in enumerate(signer.signatures(texts)) if found]
     records = np.frombuffer(b"".join(found for _, found in signatures), signer.banding.record)
     numbers = [i for i, _ in signatures]
     near = Near(records, lambda rows: (signer.shingle_set(texts[numbers[i]]) for i in rows), threshold)

@@ -162,8 +162,8 @@ def _minima(values, count, least):
             least[p] = min(least[p], np.uint32(FACTORS[p] * x0 + SUMMANDS[p]))
 
 
-@njit(cache=True, nogil=True)
-def signature(data: Any, scratch: Any, least: Any, keys: Any, bits: Any) -> Any:
+@njit(cache=True)
+def _signature(data, scratch, least, keys, bits):
     """The signature of one folded text, into `keys` and `bits`. Returns the number of its shingles."""
     count = _shingles(data, scratch)
     if count == 0:
@@ -182,6 +182,18 @@ def signature(data: Any, scratch: Any, least: Any, keys: Any, bits: Any) -> Any:
             packed |= np.uint64(least[word * (64 // BITS) + i] & np.uint32(2**BITS - 1)) << np.uint64(BITS * i)
         bits[word] = packed
     return count
+
+
+@njit(cache=True, nogil=True)
+def signatures(data: Any, starts: Any, keys: Any, bits: Any, counts: Any) -> None:
+    """The signatures of folded texts that stand one behind the other: keys, bits and the number of shingles of each."""
+    longest = 0
+    for k in range(len(counts)):
+        longest = max(longest, starts[k + 1] - starts[k])
+    scratch = np.empty(longest + 2, np.uint64)
+    least = np.empty(MINIMA, np.uint32)
+    for k in range(len(counts)):
+        counts[k] = _signature(data[starts[k] : starts[k + 1]], scratch, least, keys[k], bits[k])
 
 
 @njit(cache=True, inline="always")

@@ -1,9 +1,12 @@
 """The judgement of lines of `c4.py` as machine code (numba), held equal by a test."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
 from luthier.data.c4 import CLOSING, LONGEST_WORD, TERMINAL, Lines
+from luthier.data.chained import chained
 
 _ENDS, _CLOSES, _SENTENCE, _SPACE = (np.zeros(256, np.bool_) for _ in range(4))
 _ENDS[[ord(c) for c in TERMINAL if c < "\x80"]] = True
@@ -38,11 +41,11 @@ def _space(data, i):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _lines(data, least_words, stay):
-    """Write which lines stay; their sentences, all sentences, lines."""
+    """Write which lines stay; lines, those that go, sentences of those that stay, all sentences."""
     size = len(data)
-    kept = total = line = i = 0
+    kept = total = line = gone = i = 0
     while i <= size:
         words = longest = letters = sentences = dots = 0
         pending = ends = False
@@ -84,12 +87,24 @@ def _lines(data, least_words, stay):
         total += sentences
         if stays:
             kept += sentences
-    return kept, total, line
+        else:
+            gone += 1
+    return line, gone, kept, total
 
 
-def lines(text: str, least_words: int) -> Lines:
-    """Judge the lines of a text, as `c4.plain` does."""
-    data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    stay = np.empty(text.count("\n") + 1, np.bool_)
-    kept, total, _ = _lines(data, least_words, stay)
-    return Lines(stay.tolist(), kept, total)
+@njit(cache=True, nogil=True)
+def _judge(data, starts, least_words, stay, found):
+    at = 0
+    for k in range(len(found)):
+        found[k, 1:] = _lines(data[starts[k] : starts[k + 1]], least_words, stay[at:])
+        found[k, 0] = at
+        at += found[k, 1]
+
+
+def lines(texts: Sequence[str], least_words: int) -> list[Lines]:
+    """Judge the lines of texts, as `c4.plain` does."""
+    data, starts = chained(texts)
+    stay = np.empty(sum(text.count("\n") + 1 for text in texts), np.bool_)
+    found = np.empty((len(texts), 5), np.int64)
+    _judge(data, starts, least_words, stay, found)
+    return [Lines(stay[at : at + n], gone, kept, total) for at, n, gone, kept, total in found.tolist()]

@@ -3,13 +3,15 @@
 Letters are looked for all at once: the last three bytes, hashed, tell at which few places a comparison is worth it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from luthier.data import hints
-from luthier.data.hints import LEADS, LITERALS, MOST_DIGITS, Hints
+from luthier.data.chained import chained
+from luthier.data.hints import CASED, LEADS, LITERALS, MOST_DIGITS, Hints
 
 _SLOTS = 4096
 _FACTOR, _SHIFT, _THREE, _LOW = np.uint64(0x9E3779B1), np.uint64(20), np.uint64(0xFFFFFF), np.uint64(0xFFFFFFFF)
@@ -30,14 +32,20 @@ def _classes() -> Any:
 
 
 def _index() -> tuple[Any, ...]:
-    """Literals one behind the other, by the slot of their first three bytes: bytes, starts, kinds, slots' starts."""
+    """Literals one behind the other, by the slot of their first three bytes.
+
+    Bytes, starts, kinds, slots' starts, which slots hold any, and by literal whether its case matters.
+    """
     found = sorted(
-        (_slot(literal.encode()), literal.encode(), kind) for kind, group in LITERALS.items() for literal in group
+        (_slot(literal.lower().encode()), literal.encode(), kind)
+        for kind, group in LITERALS.items()
+        for literal in group
     )
     slots = np.searchsorted([slot for slot, _, _ in found], np.arange(_SLOTS + 1)).astype(np.int32)
     starts = np.cumsum([0, *(len(literal) for _, literal, _ in found)]).astype(np.int32)
     letters = np.frombuffer(b"".join(literal for _, literal, _ in found), np.uint8)
-    return letters, starts, np.array([kind for _, _, kind in found], np.int64), slots, np.diff(slots) > 0
+    kinds = np.array([kind for _, _, kind in found], np.int64)
+    return letters, starts, kinds, slots, np.diff(slots) > 0, (kinds & CASED) != 0
 
 
 def _slot(literal: bytes) -> int:
@@ -59,7 +67,7 @@ _QUOTES[[34, 39, 96]] = True
 @njit(cache=True)
 def _literals(data, i, slot, index):
     """The kinds of the literals that begin two bytes before `i`."""
-    letters, starts, of, first, _ = index
+    letters, starts, of, first, _, cased = index
     kinds = 0
     begin = i - 2
     for k in range(first[slot], first[slot + 1]):
@@ -67,7 +75,7 @@ def _literals(data, i, slot, index):
         if begin + size > len(data):
             continue
         j = 0
-        while j < size and _LOWER[data[begin + j]] == letters[a + j]:
+        while j < size and (data[begin + j] if cased[k] else _LOWER[data[begin + j]]) == letters[a + j]:
             j += 1
         if j == size:
             kinds |= of[k]
@@ -162,7 +170,7 @@ def _follows(data, last, i):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _look(data, index):
     worth = index[4]
     kinds = most = run = colons = 0
@@ -191,7 +199,16 @@ def _look(data, index):
     return kinds, most
 
 
-def look(data: bytes) -> Hints:
-    """The hints of a text in UTF-8."""
-    kinds, most = _look(np.frombuffer(data, np.uint8), _INDEX)
-    return Hints(kinds, min(most, MOST_DIGITS))
+@njit(cache=True, nogil=True)
+def _look_at(data, starts, index, found):
+    """The hints of texts that stand one behind the other: kinds and digits, `[n, 2]`."""
+    for k in range(len(found)):
+        found[k] = _look(data[starts[k] : starts[k + 1]], index)
+
+
+def look(texts: Sequence[str]) -> list[Hints]:
+    """The hints of texts."""
+    found = np.empty((len(texts), 2), np.int64)
+    _look_at(*chained(texts), _INDEX, found)
+    np.minimum(found[:, 1], MOST_DIGITS, out=found[:, 1])
+    return list(map(Hints._make, found.tolist()))

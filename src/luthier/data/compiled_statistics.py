@@ -1,15 +1,18 @@
 """The counts of `statistics.py` as machine code (numba): some forty times as fast, held equal by a test."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+from luthier.data.chained import chained
 from luthier.data.compiled import mix
 from luthier.data.shingles import BASE
 from luthier.data.statistics import BULLETS, DUPLICATE, ENDINGS, SHORT_LINE, STOP_WORDS, TOP, Statistics
 
-_SPACE, _LETTER, _BEYOND, _REST = 1, 2, 4, 8
+_SPACE, _LETTER, _BEYOND, _REST, _SIGN = 1, 2, 4, 8, 16
 
 
 def _kinds() -> Any:
@@ -17,6 +20,7 @@ def _kinds() -> Any:
     table[[9, 10, 11, 12, 13, 28, 29, 30, 31, 32]] = _SPACE
     table[65:91] = table[97:123] = _LETTER
     table[128:] = _BEYOND
+    table[[ord("#"), ord(".")]] = _SIGN
     return table
 
 
@@ -108,6 +112,21 @@ def _letters(data, a, b):
 
 
 @njit(cache=True)
+def _signs(data, i, end, numbers):
+    """Number signs and ellipses of a word."""
+    while i < end:
+        c = data[i]
+        if c == 35:
+            numbers[2] += 1
+        elif c == 46 and i + 2 < end and data[i + 1] == 46 and data[i + 2] == 46:
+            numbers[3] += 1
+            i += 2
+        elif c == 0xE2 and _code_at(data, i, end) == _ELLIPSIS:
+            numbers[3] += 1
+        i += 1
+
+
+@njit(cache=True)
 def _words(data, hashes, lengths, numbers):
     """Find the words; count those with a letter and the stop words."""
     size = len(data)
@@ -130,6 +149,8 @@ def _words(data, hashes, lengths, numbers):
         letters, letter = i - a, (kinds & _LETTER) != 0
         if kinds & _BEYOND:
             letters, letter = _letters(data, a, i)
+        if kinds & (_SIGN | _BEYOND):
+            _signs(data, a, i, numbers)
         hashes[count] = mix(h + np.uint64(i - a))
         lengths[count] = letters
         count += 1
@@ -144,23 +165,6 @@ def _words(data, hashes, lengths, numbers):
     for s in range(len(_STOPS)):
         numbers[5] += (stops >> s) & 1
     return count
-
-
-@njit(cache=True)
-def _signs(data, numbers):
-    """Number signs and ellipses."""
-    size = len(data)
-    i = 0
-    while i < size:
-        c = data[i]
-        if c == 35:
-            numbers[2] += 1
-        elif c == 46 and i + 2 < size and data[i + 1] == 46 and data[i + 2] == 46:
-            numbers[3] += 1
-            i += 2
-        elif c == 0xE2 and _code_at(data, i, size) == _ELLIPSIS:
-            numbers[3] += 1
-        i += 1
 
 
 @njit(cache=True)
@@ -299,24 +303,36 @@ def _grams(hashes, lengths, count, shares):
             shares[4 + n - 2] = total
 
 
-@njit(cache=True, nogil=True)
-def _count(data, numbers, shares):
-    most = len(data) // 2 + 1
-    hashes, lengths = np.empty(most, np.uint64), np.empty(most, np.int64)
+@njit(cache=True)
+def _count(data, hashes, lengths, numbers, shares):
+    numbers[:] = 0
+    shares[:] = 0
     count = _words(data, hashes, lengths, numbers)
-    _signs(data, numbers)
     _lines(data, numbers, shares)
     _grams(hashes, lengths, count, shares)
+    letters = max(numbers[1], 1)
+    for k in range(1, len(shares)):
+        if k != 2:  # shares of lines and of paragraphs are shares already
+            shares[k] /= letters
 
 
-_SHARES = 4 + len(TOP) + len(DUPLICATE)
+@njit(cache=True, nogil=True)
+def _count_all(data, starts, out):
+    """The statistics of texts that stand one behind the other, `[n, 25]`."""
+    longest = 0
+    for k in range(len(out)):
+        longest = max(longest, starts[k + 1] - starts[k])
+    most = longest // 2 + 1
+    hashes, lengths = np.empty(most, np.uint64), np.empty(most, np.int64)
+    numbers = np.empty(_INTEGERS, np.int64)
+    for k in range(len(out)):
+        _count(data[starts[k] : starts[k + 1]], hashes, lengths, numbers, out[k, _INTEGERS:])
+        for j in range(_INTEGERS):
+            out[k, j] = numbers[j]
 
 
-def count(text: str) -> Statistics:
-    """The statistics of a cleaned text."""
-    numbers, shares = np.zeros(_INTEGERS, np.int64), np.zeros(_SHARES)
-    _count(np.frombuffer(text.encode("utf-8", "replace"), np.uint8), numbers, shares)
-    letters = max(int(numbers[1]), 1)
-    shares[1] /= letters
-    shares[3:] /= letters
-    return Statistics(*numbers.tolist(), *shares.tolist())
+def count(texts: Sequence[str]) -> NDArray[np.float64]:
+    """The statistics of cleaned texts, `[n, 25]`."""
+    out = np.empty((len(texts), len(Statistics._fields)))
+    _count_all(*chained(texts), out)
+    return out

@@ -20,7 +20,7 @@ class Duplicates(SetStep[Settings]):
         """A hash of the turns, 16 bytes."""
         content = row.content
         if isinstance(content, Example) and content.text is not None:
-            return hashlib.blake2b(row.group.encode("utf-8", "surrogatepass"), key=b"text", digest_size=16).digest()
+            return hashlib.sha256(b"text\n" + row.group.encode("utf-8", "surrogatepass")).digest()[:16]
         if isinstance(content, Pair):
             parts: list[object] = [_turns(content.prompt), _turns(content.chosen), _turns(content.rejected)]
         else:

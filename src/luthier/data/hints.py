@@ -6,7 +6,7 @@ a test holds them equal.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -18,9 +18,10 @@ AT, BRACE, BRACES, BRACKET, COLONS, MAC, IPV4, NINO, ASSIGNED = (1 << i for i in
 
 LITERALS: dict[int, tuple[str, ...]] = {
     KEY: (
-        *("private key", "akia", "asia", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox"),
-        *("hooks.slack.com", "k_live_", "aiza", "ya29.", "t3blbkfj", "sk-ant-", "hf_", "npm_", "pypi-", "sg."),
-        *("_v1_", ":aa", "accountkey=", "eyj", "://"),
+        *("PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-"),
+        *(f"xox{letter}-" for letter in "abeoprs"),
+        *("hooks.slack.com", "k_live_", "AIza", "ya29.", "T3BlbkFJ", "sk-ant-", "hf_", "npm_", "pypi-", "SG."),
+        *("_v1_", ":AA", "AccountKey=", "eyJ", "://"),
     ),
     NAME: (
         *("secret", "token", "passw", "passphrase", "credential"),
@@ -34,10 +35,10 @@ LITERALS: dict[int, tuple[str, ...]] = {
             "a ai",
             " ai model",
             " ai assistant",
-            "openai",
-            "anthropic",
-            "deepmind",
-            "mistral ai",
+            "by openai",
+            "by anthropic",
+            "by google deepmind",
+            "by mistral ai",
         ),
         *("my knowledge cut", "my training data", "as of my l", "regenerate response", "copy code\n"),
         *("is there anything else", "finds you well"),
@@ -52,7 +53,9 @@ LITERALS: dict[int, tuple[str, ...]] = {
         *("uses cookies", "use of cookies", "use cookies"),
     ),
 }
-"""In lower case, at least three letters each; the case of ASCII letters in the text does not matter."""
+"""At least three letters each. Those of the kinds `CASED` stand in a text just so; the others are in lower case here,
+and the case of ASCII letters in a text does not matter."""
+CASED = KEY
 
 SHAPES: dict[int, re.Pattern[bytes]] = {
     AT: re.compile(rb"@"),
@@ -87,21 +90,29 @@ class Hints(NamedTuple):
 def plain(data: bytes) -> Hints:
     """The hints of a text in UTF-8."""
     lowered = data.lower()
-    kinds = sum(kind for kind, literals in LITERALS.items() if any(literal.encode() in lowered for literal in literals))
+    kinds = 0
+    for kind, literals in LITERALS.items():
+        where = data if kind & CASED else lowered
+        kinds |= kind * any(literal.encode() in where for literal in literals)
     kinds |= sum(kind for kind, shape in SHAPES.items() if shape.search(data))
     runs = (len(_ONE.findall(run)) for run in _RUN.findall(data))
     return Hints(kinds, min(max(runs, default=0), MOST_DIGITS))
 
 
+def _plain(texts: Sequence[str]) -> list[Hints]:
+    return [plain(text.encode("utf-8", "replace")) for text in texts]
+
+
 @cache
-def _looker() -> Callable[[bytes], Hints]:
+def looker() -> Callable[[Sequence[str]], list[Hints]]:
+    """What looks over texts: compiled where numba is installed, plain elsewhere, with the same results."""
     try:
         from luthier.data.compiled_hints import look
     except ImportError:
-        return plain
+        return _plain
     return look
 
 
 def hints(text: str) -> Hints:
     """The hints of a text."""
-    return _looker()(text.encode("utf-8", "replace"))
+    return looker()([text])[0]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.data.documents import verdict
+from luthier.data.split import normalise
 from luthier.data.step import PASS, Finding, Row, RowStep
 from luthier.errors import Missing, RecipeError
 from luthier.recipe.curate import Language as Settings
@@ -17,7 +18,6 @@ from luthier.recipe.curate import Language as Settings
 LEAST_LETTERS, MOST_LETTERS = 20, 200
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]+`|https?://\S+|\S+@\S+", re.DOTALL)
 """Code blocks, code, addresses: written in no language, or in English everywhere."""
-SIGNS = ("`", "~~~", "://", "@")
 NO_LETTERS = bytes(c for c in range(128) if not chr(c).isalpha())
 
 
@@ -37,14 +37,17 @@ def identifier() -> Any:
     return found
 
 
+def _has_sign(text: str) -> bool:
+    return "`" in text or "@" in text or "~~~" in text or "://" in text
+
+
 def _prose(text: str) -> str:
     """The first 200 letters without code and addresses, white space as single blanks; nothing for less than twenty."""
-    begin = text[: 8 * MOST_LETTERS]
-    if any(sign in begin for sign in SIGNS):
-        begin = NO_PROSE.sub(" ", begin)
-    prose = " ".join(begin[: 2 * MOST_LETTERS].split())
+    begin = text[: 2 * MOST_LETTERS]
+    prose = "" if _has_sign(begin) else normalise(begin)
     if len(prose) < MOST_LETTERS:
-        prose = " ".join(begin.split())
+        begin = text[: 8 * MOST_LETTERS]
+        prose = normalise(NO_PROSE.sub(" ", begin) if _has_sign(begin) else begin)
     prose = prose[:MOST_LETTERS]
     if prose.isascii():
         return prose if len(prose.encode().translate(None, NO_LETTERS)) >= LEAST_LETTERS else ""

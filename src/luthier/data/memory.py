@@ -9,10 +9,11 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +32,7 @@ WASTE = 4
 class Remembered(NamedTuple):
     """The small things of an outcome; `at` is where its body begins, the last three the lengths of its parts."""
 
+    at: int
     shape: str | None
     fate: str
     rule: str
@@ -46,7 +48,6 @@ class Remembered(NamedTuple):
     tokens: int | None
     trained: int | None
     longest: int | None
-    at: int
     content: int
     pieces: int
     signatures: str
@@ -56,11 +57,46 @@ COLUMNS = ", ".join(Remembered._fields)
 MARKS = ",".join("?" * (1 + len(Remembered._fields)))
 
 
-class Memory:
-    """Outcomes by key. Bodies are read by position, from any thread."""
+class Packed(NamedTuple):
+    """Outcomes as they go from process to process: all bodies in one, and `Remembered` with `at` within it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    bodies: bytes
+    small: list[tuple[Any, ...]]
+
+
+def packed(outcomes: Iterable[Outcome]) -> Packed:
+    """Outcomes in as few objects as can be."""
+    parts: list[bytes] = []
+    small: list[tuple[Any, ...]] = []
+    at = 0
+    for one in outcomes:
+        body = (one.content, one.pieces, *one.signatures)
+        fate = one.fate
+        said = (one.shape, fate.name, one.rule, fate.reason, fate.score, one.risk, one.note, one.rating)
+        counted = (one.mark, one.place, one.tie, one.moment, one.tokens, one.trained, one.longest)
+        sizes = list(map(len, body))
+        small.append((at, *said, *counted, sizes[0], sizes[1], str(sizes[2:])))
+        parts += body
+        at += sum(sizes)
+    return Packed(b"".join(parts), small)
+
+
+@lru_cache
+def lengths_of(signatures: str) -> list[int]:
+    """The lengths of an outcome's signatures, of which there are few different ones."""
+    found: list[int] = json.loads(signatures)
+    return found
+
+
+class Memory:
+    """Outcomes by key. Bodies are read by position, from any thread.
+
+    A new memory gets its index when it is closed: keeping one in order while a million random keys come in takes longer
+    than working on the few rows again that come twice. One that is to live for this time only gets none.
+    """
+
+    def __init__(self, folder: Path, *, lasting: bool = True) -> None:
+        self.folder, self._lasting = folder, lasting
         make_folder(folder)
         try:
             self._bodies = (folder / "bodies.bin").open("ab", buffering=1 << 20)
@@ -69,17 +105,25 @@ class Memory:
             raise disk_error(folder, error) from error
         self._end = self._bodies.seek(0, os.SEEK_END)
         self._base = connect(folder / "outcomes.sqlite")
-        self._base.execute(f"CREATE TABLE IF NOT EXISTS outcomes (key BLOB UNIQUE, {COLUMNS})")
+        self._base.execute(f"CREATE TABLE IF NOT EXISTS outcomes (key BLOB, {COLUMNS})")
         self.used = 0
         last = self._base.execute(
             "SELECT at, content, pieces, signatures FROM outcomes ORDER BY rowid DESC LIMIT 1"
         ).fetchone()
-        if last is not None and sum(last[:3]) + sum(json.loads(last[3])) > self._end:
-            raise sqlite3.DatabaseError("the bodies are not all there")
+        self._new = last is None
+        if last is not None:
+            if sum(last[:3]) + sum(lengths_of(last[3])) > self._end:
+                raise sqlite3.DatabaseError("the bodies are not all there")
+            self._index()
+
+    def _index(self) -> None:
+        self._base.execute("CREATE INDEX IF NOT EXISTS by_key ON outcomes (key)")
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Remembered]:
-        """What is known of these rows."""
+        """What is known of these rows from earlier times."""
         found: dict[bytes, Remembered] = {}
+        if self._new:
+            return found
         for first in range(0, len(keys), PARTS):
             part = keys[first : first + PARTS]
             marks = ",".join("?" * len(part))
@@ -89,23 +133,16 @@ class Memory:
         self.used += sum(map(_size, found.values()))
         return found
 
-    def keep(self, outcomes: Sequence[tuple[bytes, Outcome]]) -> dict[bytes, Remembered]:
+    def keep(self, keys: Sequence[bytes], outcomes: Packed) -> dict[bytes, Remembered]:
         """Remember outcomes by their keys."""
-        found: dict[bytes, Remembered] = {}
         begun = self._end
+        found = {key: Remembered(begun + at, *rest) for key, (at, *rest) in zip(keys, outcomes.small, strict=True)}
         try:
-            for key, one in outcomes:
-                body = b"".join((one.content, one.pieces, *one.signatures))
-                self._bodies.write(body)
-                lengths = str([len(signature) for signature in one.signatures])  # JSON, and quicker than `dumps`
-                fate = one.fate
-                small = (one.shape, fate.name, one.rule, fate.reason, fate.score, one.risk, one.note, one.rating)
-                counted = (one.mark, one.place, one.tie, one.moment, one.tokens, one.trained, one.longest)
-                found[key] = Remembered(*small, *counted, self._end, len(one.content), len(one.pieces), lengths)
-                self._end += len(body)
+            self._bodies.write(outcomes.bodies)
             self._bodies.flush()
-            insert = f"INSERT OR IGNORE INTO outcomes VALUES ({MARKS})"
-            self._base.executemany(insert, ((key, *small) for key, small in found.items()))
+            self._end += len(outcomes.bodies)
+            made = [(key, *small) for key, small in found.items()]
+            self._base.executemany(f"INSERT INTO outcomes VALUES ({MARKS})", made)
             self._base.commit()
         except (OSError, sqlite3.OperationalError) as error:
             raise disk_error(self.folder, error if isinstance(error, OSError) else OSError(str(error))) from error
@@ -118,6 +155,11 @@ class Memory:
 
     def close(self) -> None:
         """Close the files."""
+        try:
+            if self._new and self._lasting:
+                self._index()
+        except sqlite3.OperationalError:  # no room: it is tried again when the memory is opened
+            pass
         self._base.close()
         self._bodies.close()
         os.close(self._read)
@@ -129,15 +171,14 @@ class Memory:
 
 
 def _size(one: Remembered) -> int:
-    signatures: list[int] = json.loads(one.signatures)
-    return one.content + one.pieces + sum(signatures)
+    return one.content + one.pieces + sum(lengths_of(one.signatures))
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """A database that gives up safety at a power cut for speed: everything in it can be worked out again."""
     try:
         base = sqlite3.connect(path)
-        for setting in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-65536", "temp_store=FILE"):
+        for setting in ("journal_mode=TRUNCATE", "synchronous=OFF", "cache_size=-65536", "temp_store=FILE"):
             base.execute(f"PRAGMA {setting}")
     except sqlite3.OperationalError as error:
         raise disk_error(path, OSError(str(error))) from error
@@ -157,7 +198,7 @@ def open_memory(root: Path | None, fingerprint: str) -> Iterator[Memory]:
             root = None
     if root is None:
         with tempfile.TemporaryDirectory(prefix="luthier-") as name:
-            memory = Memory(Path(name))
+            memory = Memory(Path(name), lasting=False)
             try:
                 yield memory
             finally:

@@ -1,7 +1,8 @@
 """Near duplicates: rows of which most five-word shingles are the same (MinHash, every pair checked in full)."""
 
+import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ from luthier.data.step import Resolution, Row, Rows, SetStep, Surroundings
 from luthier.recipe.curate import NearDuplicates as Settings
 from luthier.types import Example, Fate, Json
 
-QUALITY = [("rating", "<f4"), ("letters", "<u4"), ("document", "?")]
+QUALITY, QUALITY_BYTES = [("rating", "<f4"), ("letters", "<u4"), ("document", "?")], struct.Struct("<fI?")
 """What decides which row of a cluster stays, and what becomes of the others."""
+
+
+def _quality(row: Row) -> bytes:
+    rating = row.content.rating if isinstance(row.content, Example) else None
+    return QUALITY_BYTES.pack(rating or 0.0, min(len(row.text), 2**32 - 1), row.is_document)
 
 
 class NearDuplicates(SetStep[Settings]):
@@ -36,19 +42,19 @@ class NearDuplicates(SetStep[Settings]):
 
     def signature(self, row: Row) -> bytes:
         """MinHash keys and bits behind what decides who stays; nothing for a row without letters."""
-        found = self.signer.signature(row.text)
-        if not found:
-            return b""
-        rating = row.content.rating if isinstance(row.content, Example) else None
-        quality = (rating or 0.0, min(len(row.text), 2**32 - 1), row.is_document)
-        return np.array([quality], np.dtype(QUALITY)).tobytes() + found
+        return self.signatures([row])[0]
+
+    def signatures(self, rows: Sequence[Row]) -> list[bytes]:
+        """The same for many rows."""
+        made = zip(rows, self.signer.signatures([row.text for row in rows]), strict=True)
+        return [_quality(row) + found if found else b"" for row, found in made]
 
     def resolve(self, rows: Rows) -> Iterator[Resolution]:
         """Fates, or `together`, for rows that are close to another."""
         numbers, records = self._read(rows)
 
-        def fetch(positions: Iterable[int]) -> Iterator[U64]:
-            return (self.signer.shingle_set(rows.row(int(numbers[i])).text) for i in positions)
+        def fetch(positions: Sequence[int]) -> Iterator[U64]:
+            return (self.signer.shingle_set(row.text) for row in rows.some(numbers[positions].tolist()))
 
         near = Near(records["signature"], fetch, self.settings.threshold)
         # from the best to the least: the highest rating, then the longest; of equal ones the first
@@ -72,7 +78,7 @@ class NearDuplicates(SetStep[Settings]):
             if found:
                 numbers.append(number)
                 whole += found
-        return np.array(numbers, np.int64), np.frombuffer(bytes(whole), self.record)
+        return np.array(numbers, np.int64), np.frombuffer(whole, self.record)
 
     def report(self) -> Json:
         """Rows that were compared in full, that went, and that stay on the same side as another."""

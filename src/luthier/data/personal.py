@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import lru_cache
 from typing import NamedTuple
 
 from luthier.data.hints import AT, COLONS, IPV4, MAC, NINO, Hints, hints
@@ -225,6 +226,7 @@ KINDS: dict[PersonalKind, Kind] = {
 """In the order in which they claim letters: a card number is no telephone number."""
 
 
+@lru_cache  # most texts hint at nothing, and at few digits
 def may_hold_any(found: Hints) -> bool:
     """False for most texts: no kind has a chance in them."""
     return any(kind.gate(found) for kind in KINDS.values())

@@ -6,6 +6,7 @@ windows of 32 words, and the highest counts, so that one line is not lost among 
 
 import math
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.artifact import digest
+from luthier.data.chained import chain
 from luthier.data.documents import verdict
 from luthier.data.shingles import BASE, SALT_LETTERS, SALT_PAIR, U64, fold, mix
 from luthier.data.step import PASS, Finding, Row, RowStep
@@ -75,10 +77,10 @@ def _compiled() -> Any:
 
 
 class Classifier:
-    """Weights of the buckets and a bias."""
+    """Weights of the buckets as 8-bit numbers, what these are multiplied by, and a bias."""
 
-    def __init__(self, weights: NDArray[np.float32], bias: float) -> None:
-        self.weights, self.bias = weights, bias
+    def __init__(self, weights: NDArray[np.int8], scale: float, bias: float) -> None:
+        self.weights, self.scale, self.bias = weights, scale, bias
         self.compiled = _compiled()
         if self.compiled is not None:
             self.known = np.zeros(1 << self.compiled.SLOTS_BITS, self.compiled.KNOWN)
@@ -89,19 +91,24 @@ class Classifier:
         from safetensors.numpy import load_file
 
         found = load_file(path)
-        return cls(found["weights"].astype(np.float32) * found["scale"], float(found["bias"][0]))
+        return cls(found["weights"], float(found["scale"][0]), float(found["bias"][0]))
 
     def probability(self, text: str) -> float:
         """How likely the text is to be called offensive, from 0 to 1."""
-        logit = self.bias + self._highest(text)
-        return 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0)))
+        return float(self.probabilities([text])[0])
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """The same for many texts, `[n]`."""
+        if self.compiled is None:
+            highest = np.array([self._highest(text) for text in texts])
+        else:
+            sizes = (BUCKETS_BITS, LEAST_N, MOST_N, WINDOW, STRIDE)
+            highest = self.compiled.highest(*chain(list(map(folded, texts))), self.weights, *sizes, self.known)
+        found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(self.bias + self.scale * highest, -50, 50)))
+        return found
 
     def _highest(self, text: str) -> float:
         """The highest score of a window: sum of its weights by the root of their number; -inf without words."""
-        if self.compiled is not None:
-            data = np.frombuffer(folded(text), np.uint8)
-            sizes = (BUCKETS_BITS, LEAST_N, MOST_N, WINDOW, STRIDE)
-            return float(self.compiled.highest(data, self.weights, *sizes, self.known))
         found = features(text)
         if not found:
             return -math.inf
@@ -139,7 +146,15 @@ class Profanity(RowStep[Settings]):
 
     def look(self, row: Row) -> Finding:
         """The probability, when it reaches the threshold."""
-        found = self.asked.probability(row.text) if self.asked else classifier().probability(row.text)
+        return self.look_at([row])[0]
+
+    def look_at(self, rows: Sequence[Row]) -> list[Finding]:
+        """The same for many rows."""
+        texts = [row.text for row in rows]
+        found = map(self.asked.probability, texts) if self.asked else classifier().probabilities(texts).tolist()
+        return list(map(self._finding, found))
+
+    def _finding(self, found: float) -> Finding:
         if found < self.settings.threshold:
             return PASS
         return verdict(self.settings.action, "profanity", f"probability {found:.2f}", found, risk=found)

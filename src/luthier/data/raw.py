@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.types import Fate, Json
 
@@ -12,8 +11,7 @@ LARGEST_ROW = 32 << 20
 """Bytes of a row above which it is not read: no model's context comes near, and memory has to stay bounded."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
+class RawRow(NamedTuple):
     """One row as it was read: the object in it, or the problem that kept it from being read.
 
     `source` is the path as the recipe gives it, with the file where that is a folder; `line` counts from 1, and is the
@@ -29,8 +27,7 @@ class RawRow:
     document: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(NamedTuple):
     """One line of a file of JSON lines, not parsed yet: that is work for whoever works on the row."""
 
     source: str
@@ -53,7 +50,7 @@ def open_row(row: "RawRow | Unread") -> RawRow:
     try:
         text = row.body.decode("utf-8")
         value = json.loads(text)
-        problem = problem_of(value, suspect="\\ud" in text or "\\uD" in text)
+        problem = problem_of(value, suspect="\\u" in text and ("\\ud" in text or "\\uD" in text))
     except UnicodeDecodeError as error:
         problem = Fate("not_utf8", f"byte 0x{row.body[error.start]:02x} at column {error.start + 1} is not UTF-8")
     except json.JSONDecodeError as error:

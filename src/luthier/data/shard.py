@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from luthier.artifact import digest
-from luthier.data.memory import Memory, Remembered
-from luthier.data.outcome import Outcome, Workshop
+from luthier.data.memory import Memory, Packed, Remembered, packed
+from luthier.data.outcome import Workshop
 from luthier.data.raw import RawRow, Unread
 from luthier.data.read import Files, scan
 from luthier.data.shapes import Reading
@@ -69,10 +68,10 @@ def _shards(feed: Feed) -> Iterator[Shard]:
         yield shard
 
 
-def work_on(workshop: Workshop, task: Task) -> list[Outcome]:
+def work_on(workshop: Workshop, task: Task) -> Packed:
     """The outcomes of rows that are seen for the first time."""
     rows, reading = task
-    return workshop.work(rows, reading) if rows else []
+    return packed(workshop.work(rows, reading) if rows else [])
 
 
 def take_in(feeds: Sequence[Feed], table: Table, workshop: Workshop) -> Iterator[int]:
@@ -87,7 +86,7 @@ def take_in(feeds: Sequence[Feed], table: Table, workshop: Workshop) -> Iterator
 
     with Spread(work_on, workshop) as spread:
         for shard, outcomes in spread.map(tasks()):
-            known: dict[bytes, Any] = shard.known | memory.keep(list(zip(shard.fresh, outcomes, strict=True)))
+            known = shard.known | memory.keep(list(shard.fresh), outcomes)
             table.add(
                 (Place(shard.feed.number, row.source, row.line, row.digest), known[key])
                 for row, key in zip(shard.rows, shard.keys, strict=True)

@@ -117,7 +117,16 @@ def _letter_shingles(folded: NDArray[np.uint8], begins: NDArray[np.int64], ends:
 
 def shingle_set(text: str) -> U64:
     """The distinct shingles of a text, sorted."""
-    return np.unique(shingles(text))
+    return distinct(shingles(text))
+
+
+def distinct(values: U64) -> U64:
+    """The different values, sorted: `np.unique`, which takes five times as long over a few hundred."""
+    ordered = np.sort(values)
+    stays = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=stays[1:])
+    found: U64 = ordered[stays]
+    return found
 
 
 def jaccard(a: U64, b: U64) -> float:

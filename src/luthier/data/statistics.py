@@ -13,6 +13,9 @@ from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.data.shingles import WRITTEN_TOGETHER
 
 TOP = (2, 3, 4)
@@ -25,6 +28,9 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 _SPACE = re.compile(r"[^\S\n]+")
 _TOGETHER = re.compile(f"[{WRITTEN_TOGETHER}]")
+
+
+Table = NDArray[np.float64]
 
 
 class Statistics(NamedTuple):
@@ -142,16 +148,25 @@ def plain(text: str) -> Statistics:
     )
 
 
+def _plain(texts: Sequence[str]) -> Table:
+    return np.array([plain(text) for text in texts], np.float64).reshape(len(texts), len(Statistics._fields))
+
+
 @cache
-def counter() -> Callable[[str], Statistics]:
-    """What counts: compiled where numba is installed, plain elsewhere, with the same results."""
+def counter() -> Callable[[Sequence[str]], Table]:
+    """What counts in cleaned texts: compiled where numba is installed, plain elsewhere, with the same results."""
     try:
         from luthier.data.compiled_statistics import count
     except ImportError:
-        return plain
+        return _plain
     return count
+
+
+def tabulate(texts: Sequence[str]) -> Table:
+    """The statistics of texts, `[n, 25]`: a column for each field of `Statistics`."""
+    return counter()([clean(text) for text in texts])
 
 
 def statistics(text: str) -> Statistics:
     """The statistics of a text."""
-    return counter()(clean(text))
+    return Statistics(*tabulate([text])[0].tolist())

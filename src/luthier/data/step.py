@@ -15,10 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.artifact import digest
-from luthier.data.hints import Hints, hints
-from luthier.data.split import content_group
-from luthier.data.statistics import Statistics, statistics
+from luthier.data.hints import Hints, hints, looker
+from luthier.data.split import asked, content_group, normalise_all
+from luthier.data.statistics import Statistics, Table, tabulate
 from luthier.recipe.section import Section
 from luthier.types import Example, Fate, Json, Message, Pair
 
@@ -91,9 +94,10 @@ class Row:
         return hints("\n".join(self.texts))
 
     @cached_property
-    def statistics(self) -> Statistics:
-        """Counts of words, lines and repetition in `text`."""
-        return statistics(self.text)
+    def counts(self) -> NDArray[np.float64]:
+        """Counts of words, lines and repetition in `text`: the fields of `Statistics`."""
+        found: NDArray[np.float64] = tabulate([self.text])[0]
+        return found
 
     def with_texts(self, change: Callable[[str], str]) -> Content:
         """The content with every text in it changed: turns, reasoning, arguments of tool calls, plain text."""
@@ -108,6 +112,22 @@ class Row:
         if found.text is not None:
             return replace(found, text=change(found.text))
         return replace(found, messages=turns(found.messages))
+
+
+def look_over(rows: Sequence[Row]) -> None:
+    """Work out the groups and the hints of many rows at once."""
+    for row, group in zip(rows, normalise_all([asked(row.content) for row in rows]), strict=True):
+        row.group = group
+    for row, found in zip(rows, looker()(["\n".join(row.texts) for row in rows]), strict=True):
+        row.hints = found
+
+
+def counts_of(rows: Sequence[Row]) -> Table:
+    """The counts of many rows, worked out at once where that is still to be done: `[n, 25]`."""
+    new = [row for row in rows if "counts" not in vars(row)]
+    for row, found in zip(new, tabulate([row.text for row in new]), strict=True):
+        row.counts = found
+    return np.array([row.counts for row in rows]).reshape(len(rows), len(Statistics._fields))
 
 
 def _changed(turn: Message, change: Callable[[str], str]) -> Message:
@@ -229,6 +249,9 @@ class Rows(Protocol):
     def row(self, number: int) -> Row:
         """One row; a look-up on disk, meant for the few that are compared in full."""
 
+    def some(self, numbers: Sequence[int]) -> Iterator[Row]:
+        """Several rows, in the order of their numbers, which grow."""
+
     def rows(self) -> Iterator[tuple[int, Row]]:
         """All rows with their content, in order."""
 
@@ -242,6 +265,10 @@ class SetStep(Step[SettingsT]):
     def signature(self, row: Row) -> bytes:  # noqa: ARG002 - the default needs nothing of the row
         """What comparing needs of a row: small, since the signatures of all rows are held at once."""
         return b""
+
+    def signatures(self, rows: Sequence[Row]) -> list[bytes]:
+        """The same for many rows, in order; a step that gains from arrays overrides it."""
+        return [self.signature(row) for row in rows]
 
     @abstractmethod
     def resolve(self, rows: Rows) -> Iterable[Resolution]:
@@ -270,6 +297,10 @@ class Held:
     def row(self, number: int) -> Row:
         """One row."""
         return self.content[number]
+
+    def some(self, numbers: Sequence[int]) -> Iterator[Row]:
+        """Several rows."""
+        return (self.content[i] for i in numbers)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """All rows."""

@@ -91,7 +91,7 @@ def open_stream(path: Path, source: str) -> Iterator[IO[bytes]]:
         DataError: the file is cut off, damaged, or grows beyond all measure.
         Missing: it is a .zst file, and the package for it is not there.
     """
-    with path.open("rb") as file:
+    with path.open("rb", CHUNK) as file:
         stream: Any = file
         if path.suffix.lower() in COMPRESSED:
             inner = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else _zstandard(file)

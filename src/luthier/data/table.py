@@ -4,7 +4,6 @@ It lives as long as the curation. What is compared or counted goes through SQL, 
 bodies and is read one row at a time.
 """
 
-import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.artifact import damaged
-from luthier.data.memory import Memory, Remembered, connect
+from luthier.data.memory import PARTS, Memory, Remembered, connect, lengths_of
 from luthier.data.outcome import unpack_content, unpack_rows
 from luthier.data.step import Content, Resolution, Row
 from luthier.types import Fate
@@ -163,13 +162,20 @@ class LiveRows:
         """Number and signature of each row, in order."""
         query = f"SELECT n, at + content + pieces, signatures FROM rows WHERE {KEPT} ORDER BY n"
         for number, at, lengths in self._table.sql(query):
-            sizes: list[int] = json.loads(lengths)
+            sizes = lengths_of(lengths)
             before = sum(sizes[: self._step])
             yield number, self._table.memory.body(at + before, sizes[self._step])
 
     def row(self, number: int) -> Row:
         """One row."""
         return Row(self._table.content(number))
+
+    def some(self, numbers: Sequence[int]) -> Iterator[Row]:
+        """Several rows, in the order of their numbers, which grow."""
+        for first in range(0, len(numbers), PARTS):
+            part = numbers[first : first + PARTS]
+            for _, content in self._table.contents(f"n IN ({','.join(map(str, part))})"):
+                yield Row(content)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """All rows, in order."""

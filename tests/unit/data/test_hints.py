@@ -20,8 +20,8 @@ TEXTS = st.lists(st.sampled_from(LETTERS + SIGNS * 3 + LONGER * 2), max_size=14)
 @given(TEXTS | st.text(st.characters(exclude_categories=("Cs",)), max_size=60), st.booleans())
 @settings(max_examples=500, deadline=None)
 def test_compiled_and_plain_agree(text: str, upper: bool) -> None:
-    data = (text.upper() if upper else text).encode()
-    assert look(data) == hints.plain(data)
+    text = text.upper() if upper else text
+    assert look([text, "", text]) == [hints.plain(one.encode()) for one in (text, "", text)]
 
 
 def test_digits_are_counted_through_few_signs_and_in_every_script() -> None:
@@ -37,7 +37,8 @@ ENDS = ["word ", "word", ". ", "...", "?", '."', ".\u201d)", "\n", "\u00a0", "\u
 @given(st.lists(st.sampled_from(ENDS), max_size=20).map("".join), st.integers(0, 3))
 @settings(max_examples=400, deadline=None)
 def test_lines_are_judged_alike(text: str, least: int) -> None:
-    assert lines(text, least) == plain(text, least)
+    for (stay, *found), expected in zip(lines([text, text], least), [plain(text, least)] * 2, strict=True):
+        assert (list(stay), *found) == expected
     assert judge() is lines
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from luthier.data import shard
-from luthier.data.memory import KEPT_MEMORIES
-from luthier.data.outcome import Workshop
+from luthier.data.memory import KEPT_MEMORIES, Memory, packed
+from luthier.data.outcome import Outcome, Workshop, pack_json
 from luthier.text import load_rows
-from luthier.types import Pair
+from luthier.types import KEPT, Pair
 
 Asked = Callable[[int], list[dict[str, str]]]
 ALONE = {"near_duplicates": None}
@@ -82,6 +84,31 @@ def test_a_memory_that_cannot_be_used_is_done_without(
     lock.release()
     assert result(bench) == before
     assert worked == [10, 10]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=5), part, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), VALUES, max_size=4))
+@example({"half": "\ud800", "control": "\x00\x1f\x7f\u2028", "number": 1e20})
+def test_content_is_packed_as_json_writes_it(body: dict[str, Any]) -> None:
+    expected = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    assert pack_json(body) == expected.encode("utf-8", "surrogatepass")
+
+
+def test_an_index_is_made_when_a_new_memory_is_closed_or_else_when_it_is_opened(tmp_path: Path) -> None:
+    keys = [bytes([k]) * 16 for k in range(3)]
+    memory = Memory(tmp_path)
+    memory.keep(keys, packed([Outcome("text", KEPT, content=bytes([k])) for k in range(3)]))
+    assert memory.look_up(keys) == {}  # what this time has made is not looked for
+    again = Memory(tmp_path)  # as after a kill: the first one was never closed
+    assert [again.body(found.at, found.content) for found in again.look_up(keys).values()] == [b"\0", b"\1", b"\2"]
+    again.close()
+    memory.close()
 
 
 def test_old_memories_are_forgotten(bench: Any, asked: Asked, tmp_path: Path) -> None:

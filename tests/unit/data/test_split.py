@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.divide import share_of
-from luthier.data.split import BITS, bounds, clusters, content_group, place_of
+from luthier.data.split import BITS, bounds, clusters, content_group, normalise, normalise_all, place_of
 from luthier.errors import DataError
 from luthier.recipe import Split
 from luthier.types import Example, Message, Pair
@@ -30,6 +30,15 @@ def test_places_are_spread_evenly_and_the_seed_matters() -> None:
         assert abs(sum(p < share * WHOLE for p in places) / 2000 - share) < 0.03
     assert places != [place(ask(f"question {i}"), 1) for i in range(2000)]
     assert len(set(places)) == 2000
+
+
+SPACED = st.text(st.sampled_from("ab \t\n\r\x0b\x0c\x1c\x1f\u00e9\u00a0\u2003"), max_size=20)
+
+
+@given(st.lists(SPACED | st.text(max_size=20), max_size=5))
+def test_many_texts_are_normalised_as_one_is(texts: list[str]) -> None:
+    assert normalise_all(texts) == [normalise(text) for text in texts]
+    assert all(" ".join(text.split()) == normalise(text) for text in texts if text.isascii())
 
 
 def test_the_first_prompt_decides() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.data import spread
+from luthier.data.memory import Remembered
 from luthier.data.outcome import Workshop
 from luthier.data.raw import unread
 from luthier.data.shapes import Reading
@@ -33,7 +34,8 @@ def test_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(several.map(shards(12))) == expected
         assert several._pool is not None
     assert [name for name, _ in expected] == list(range(12))
-    assert {outcome.fate.name for _, found in expected for outcome in found} == {"kept", "empty_answer"}
+    fate = Remembered._fields.index("fate")
+    assert {outcome[fate] for _, found in expected for outcome in found.small} == {"kept", "empty_answer"}
 
 
 def test_errors_come_whole_from_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
