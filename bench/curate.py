@@ -1,6 +1,6 @@
 """How quick is curation of documents: exact duplicates, near duplicates (every pair verified) and ten rules.
 
-    python bench/curate.py [--rows 1000000] [--peer PYTHON] [--peer-rows 20000]
+    python bench/curate.py [--rows 1000000] [--documents FILE.jsonl] [--peer PYTHON] [--peer-rows 20000]
 
 Documents of 2.2 kB are generated, with planted exact copies (5 %) and near copies (10 %, a few words exchanged). They
 go through the same functions as `luthier curate`, without a tokenizer. With `--peer`, the Python of an environment that
@@ -9,7 +9,7 @@ has datatrove, its MinHash stages (14 bands of 8, five words) do their part of t
 Two gates come before any number, by Jaccard indices of word sets worked out here, not by the code that is measured: of
 the near copies with an index of at least 0.8, 99 % are found; of what is called a near duplicate, 99 % has an index of
 at least 0.75. One JSON document on standard output. Seconds are wall clock; `cpu` is user and system time of all
-processes, which is what to compare on a shared machine.
+processes, which is what to compare on a shared machine; `resident_gib` is the most that all processes held together.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,20 @@ from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, M
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
-source, out, tasks = sys.argv[1], sys.argv[2], int(sys.argv[3])
+source, out, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
 config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
 if __name__ == "__main__":
     sign = [JsonlReader(source), MinhashDedupSignature(output_folder=out + "/s", config=config)]
-    E(pipeline=sign, tasks=tasks, workers=tasks, logging_dir=out + "/l1").run()
+    def run(steps, name, tasks, workers=workers):
+        E(pipeline=steps, tasks=tasks, workers=workers, logging_dir=out + name, start_method="fork").run()
+
+    run(sign, "/l1", workers)
     bucket = [MinhashDedupBuckets(input_folder=out + "/s", output_folder=out + "/b", config=config)]
-    E(pipeline=bucket, tasks=14, workers=tasks, logging_dir=out + "/l2").run()
+    run(bucket, "/l2", 14)
     cluster = [MinhashDedupCluster(input_folder=out + "/b", output_folder=out + "/r", config=config)]
-    E(pipeline=cluster, tasks=1, logging_dir=out + "/l3").run()
-    keep = [JsonlReader(source), MinhashDedupFilter(input_folder=out + "/r"), JsonlWriter(out + "/o")]
-    E(pipeline=keep, tasks=tasks, workers=tasks, logging_dir=out + "/l4").run()
+    run(cluster, "/l3", 1, workers=1)
+    kept = JsonlWriter(out + "/o", compression=None)
+    run([JsonlReader(source), MinhashDedupFilter(input_folder=out + "/r"), kept], "/l4", workers)
 """
 
 
@@ -127,6 +131,48 @@ def exact_index(a: str, b: str) -> float:
     return len(first & second) / len(first | second)
 
 
+class Resident:
+    """The most memory that this process and its children held together: shared pages count once. Use it in a `with`."""
+
+    def __enter__(self) -> "Resident":
+        self.kib, self._done = 0, threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.5):
+            here = Path("/proc/self")
+            children = "".join(path.read_text() for path in here.glob("task/*/children")).split()
+            self.kib = max(self.kib, sum(map(_share, [here, *(Path("/proc", child) for child in children)])))
+
+
+def _share(process: Path) -> int:
+    """Proportional set size in KiB, 0 for a process that is gone."""
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+
+
+def documents(options: argparse.Namespace, folder: Path) -> tuple[Path, list[tuple[int, int, str]]]:
+    """The documents and what is planted in them: made, or those of an earlier time."""
+    path = options.documents or folder / "documents.jsonl"
+    planted = path.with_suffix(".planted.json")
+    if not planted.exists():
+        made = generate(path, options.rows)
+        planted.write_text(json.dumps([options.rows, made]))
+    rows, made = json.loads(planted.read_text())
+    if rows != options.rows:
+        sys.exit(f"{path} holds {rows} documents: give --rows {rows}, or another file")
+    return path, [tuple(one) for one in made]
+
+
 def cpu() -> float:
     """User and system seconds of this process and of those it has waited for."""
     return sum(
@@ -182,6 +228,19 @@ def gates(fates: list[Any], planted: list[tuple[int, int, str]], path: Path) -> 
 GONE = {"near_duplicate", "duplicate"}
 
 
+def check_peer(python: str) -> None:
+    """End with what to install when the peer is not there: before the work, not after it."""
+    asked = "import datatrove.pipeline.dedup, orjson, spacy"
+    try:
+        done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False)
+        said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+    except OSError as error:
+        said = [str(error)]
+    if said:
+        install = "python -m venv peer && peer/bin/pip install 'datatrove[io,processing]' spacy orjson"
+        sys.exit(f"the peer does not run: {said[0]}\n  {install}\n  python bench/curate.py --peer peer/bin/python")
+
+
 def peer(python: str, path: Path, rows: int, folder: Path, tasks: int) -> dict[str, float]:
     """Datatrove's MinHash on the first documents."""
     source = folder / "peer"
@@ -207,18 +266,20 @@ def peer(python: str, path: Path, rows: int, folder: Path, tasks: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--documents", type=Path, help="where the documents lie, or are to lie for another time")
     parser.add_argument("--peer", help="the Python of an environment with datatrove[io,processing] and spacy")
     parser.add_argument("--peer-rows", type=int, default=20_000)
     options = parser.parse_args()
+    if options.peer:
+        check_peer(options.peer)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = folder / "documents.jsonl"
-        planted = generate(path, options.rows)
+        path, planted = documents(options, folder)
         parts: dict[str, float] = {}
-        before, started = cpu(), time.perf_counter()
-        fates = curate(path, folder, parts)
-        spent, wall = cpu() - before, time.perf_counter() - started
-        resident = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        with Resident() as resident:
+            before, started = cpu(), time.perf_counter()
+            fates = curate(path, folder, parts)
+            spent, wall = cpu() - before, time.perf_counter() - started
         found = {
             "rows": options.rows,
             "bytes_per_row": round(path.stat().st_size / options.rows),
@@ -228,7 +289,7 @@ def main() -> None:
             "cpu": round(spent, 1),
             "parts": {k: round(v, 1) for k, v in parts.items()},
             "rows_per_cpu_second": round(options.rows / spent, 1),
-            "resident_gib_of_the_largest_process": round(resource_gib(resident), 2),
+            "resident_gib": round(resident.kib / 2**20, 2),
         }
         print(json.dumps(found, indent=1), file=sys.stderr)
         if options.peer:
@@ -238,11 +299,6 @@ def main() -> None:
                 found["rows_per_cpu_second"] / found["datatrove"]["rows_per_cpu_second"], 1
             )
     print(json.dumps(found, indent=1))
-
-
-def resource_gib(kib: int) -> float:
-    """ru_maxrss, which Linux gives in KiB."""
-    return kib / 2**20
 
 
 if __name__ == "__main__":
