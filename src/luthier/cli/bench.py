@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,13 +30,22 @@ def bench(
     profile: Annotated[
         str, typer.Option("--profile", help="train: P1 full packs, P2 chats, P3 long documents, P4 pairs.")
     ] = "P2",
-    tuning: Annotated[str, typer.Option("--tuning", help="train: lora or full.")] = "lora",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="train: rows an update; pairs in P4.")] = 4,
+    tuning: Annotated[str, typer.Option("--tuning", help="train: lora, qlora or full.")] = "lora",
+    optimizer: Annotated[
+        Literal["adamw", "adamw_8bit"], typer.Option("--optimizer", help="train: of all arms alike.")
+    ] = "adamw",
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", min=1, help="train: rows an update, pairs in P4; about 1,000 tokens if not given."),
+    ] = None,
     longest: Annotated[
         int | None, typer.Option("--longest", min=32, help="train: most tokens a row; 512 on a CPU, 4096 on a GPU.")
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="train: turns that each arm gets.")] = 3,
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="train: least time of one turn.")] = 8.0,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="train: one arm after another, where memory does not hold them all.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what each way to tune costs and learns, or how fast training is beside other tools."""
@@ -58,7 +67,7 @@ def bench(
     found = measure(
         folder / "work",
         [name.strip() for name in given.split(",")],
-        Asked(shape, profile, tuning, rows, longest, rounds, seconds),
+        Asked(shape, profile, tuning, rows, longest, rounds, seconds, apart=apart, optimizer=optimizer),
         tell=lambda line: screen.print(line, markup=False),
     )
     write_text(folder / "train.json", json.dumps(found, indent=1) + "\n")

@@ -4,16 +4,14 @@ The arms take turns of a few seconds, A B C A B C, so that a slow minute of the 
 number is that of its median update; beside it stands the processor's time, which a busy machine hardly changes. It
 counts only where the arm passed the checks: the loss of the first update is that of a plain float32 computation, its
 gradient points the same way, weights moved, the losses of later updates are those of the others, and no document of a
-pack saw another.
+pack saw another. How turns are taken: `arms.py`.
 """
 
-import json
 import platform
 import statistics
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,19 +21,23 @@ from safetensors.numpy import load_file
 
 from luthier.errors import DataError, RecipeError
 from luthier.models.facts import ModelFacts
+from luthier.pipeline.arms import CEILING, Arm, Clock, said, start, take_turns
 from luthier.plan import find_hardware
 from luthier.plan.compute import PEAKS, flops_per_token
 from luthier.recipe import Full, Lora
 
-REFERENCE, CEILING = "reference", "matmul"
+REFERENCE = "reference"
 UPDATES, UPDATES_OF_PAIRS = 40, 8
 """Updates that are prepared; arms that get further begin again. Of pairs fewer: each arm asks its reference first."""
-WARM = 2
-"""Updates of each arm that do not count."""
+ROWS = {"P1": 2, "P2": 4, "P3": 1, "P4": 2}
+"""Rows (pairs in P4) an update where nothing else is said: about a thousand tokens on a CPU."""
 BOUNDS = {"loss": 1e-3, "gradient": 0.999, "rounded": 0.99, "curve": 5e-3, "rounded_curve": 1e-2}
 ROUNDED = ("luthier-int8", "luthier-int8-compile", "luthier-fp8")
 """Arms whose base is rounded on purpose, which their names say."""
-PACKAGES = ("torch", "transformers", "peft", "trl", "liger-kernel")
+TUNINGS = ("lora", "qlora", "full")
+PEERS = ("trl-", "unsloth")
+"""What the names of those begin with that the table compares with."""
+PACKAGES = ("torch", "transformers", "peft", "trl", "liger-kernel", "unsloth", "bitsandbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +48,6 @@ class Peaks:
     datasheet: float | None
 
 
-@dataclass(slots=True)
-class Arm:
-    """One arm's process and what it said so far."""
-
-    name: str
-    process: subprocess.Popen[str]
-    said: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-
-    def listen(self) -> None:
-        """Wait for its answer to the last order."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.said |= json.loads(line) if line else {"error": "its process died; too little memory is the usual reason"}
-        self.steps += self.said.pop("steps", [])
-
-    def order(self, **what: Any) -> None:
-        """Tell it what to do next."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-
-    @property
-    def failed(self) -> str | None:
-        """Why there is no number."""
-        return self.said.get("error")
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is to be measured: the model's shape, the rows, what is trained, and how long."""
@@ -81,8 +55,8 @@ class Asked:
     shape: str = "42M"
     profile: str = "P2"
     tuning: str = "lora"
-    rows: int = 4
-    """Rows an update; pairs in P4."""
+    rows: int | None = None
+    """Rows an update; pairs in P4. By the profile when None: `ROWS`."""
     longest: int | None = None
     """Most tokens of a row."""
     rounds: int = 3
@@ -90,6 +64,10 @@ class Asked:
     seconds: float = 8.0
     """Least time of one turn; at least one update."""
     seed: int = 0
+    apart: bool = False
+    """One arm after another, each from its start to its end: for models of which a GPU holds only one."""
+    optimizer: str = "adamw"
+    """Of Luthier and its peers alike; `adamw_8bit` needs bitsandbytes."""
 
 
 def measure(
@@ -110,33 +88,70 @@ def measure(
     from luthier.train.arms.work import prepare
 
     _check(arms, asked)
-    updates = UPDATES_OF_PAIRS if asked.profile == "P4" else UPDATES
+    asked = replace(asked, rows=asked.rows or ROWS[asked.profile])
+    pairs = asked.profile == "P4"
+    tell(f"{len(arms)} arms, {asked.rounds} turns of {asked.seconds:g} s each; the plain computation tells how long")
     work = prepare(
         folder, asked.shape, asked.profile, asked.tuning,
-        rows=asked.rows, updates=updates, longest=asked.longest, seed=asked.seed,
+        rows=asked.rows or 1, updates=UPDATES_OF_PAIRS if pairs else UPDATES, longest=asked.longest, seed=asked.seed,
+        optimizer=asked.optimizer,
     )  # fmt: skip
     path = work.save()
-    tell("the plain computation of the first update")
-    plain = _start(path, REFERENCE)
-    plain.listen()
-    if not plain.failed:
-        plain.order(seconds=0.0)
-        plain.listen()
-    _end([plain])
-    if plain.failed:
-        raise DataError(f"the plain computation failed: {plain.failed}", where=str(folder))
+    plain, starting = _plain(path, folder)
+    clock = Clock(asked.rounds, asked.seconds, starting, float(plain.steps[0]["seconds"]), _slower(work.device))
+    clock.asked = UPDATES_OF_PAIRS if pairs else 0
+    names = [CEILING, *arms]
+    tell(_foretold(clock, names))
     running: list[Arm] = []
     try:
-        for name in [CEILING, *arms]:
-            tell(f"loading {name}")
-            running.append(_start(path, name))
-            running[-1].listen()
-        _take_turns(running, asked, tell)
-        _end(running)
+        if asked.apart:
+            for number, name in enumerate(names):
+                running.append(start(path, name, folder))
+                running[-1].listen()
+                take_turns(running[-1:], clock, tell, names[number + 1 :])
+                running[-1].end()
+        else:
+            for number, name in enumerate(names):
+                tell(f"loading {name} · {said(clock.left(running, names[number:]))} left")
+                running.append(start(path, name, folder))
+                running[-1].listen()
+            take_turns(running, clock, tell)
+            for arm in running:
+                arm.end()
     finally:
         for arm in running:
             arm.process.kill()
     return _document(work, asked, running, plain)
+
+
+def _plain(work: Path, folder: Path) -> tuple[Arm, float]:
+    """The plain computation of the first update, and how long its process took to begin."""
+    plain, begun = start(work, REFERENCE, folder), time.monotonic()
+    plain.listen()
+    starting = time.monotonic() - begun
+    if not plain.failed:
+        plain.work(0.0)
+    plain.end()
+    if plain.failed:
+        raise DataError(f"the plain computation failed: {plain.failed}", where=str(folder))
+    return plain, starting
+
+
+def _slower(device: str) -> float:
+    """How many times longer a product takes in bfloat16 than in float32."""
+    from luthier.models.fastest import speeds
+
+    return 1.0 if device == "cuda" else speeds().float32 / speeds().bfloat16
+
+
+def _foretold(clock: Clock, names: Sequence[str]) -> str:
+    """How long it will take, and which arm is to blame."""
+    line = f"{said(clock.left([], names))} in all"
+    slow = [name for name in names if name != CEILING and clock.guess(name) > clock.whole]
+    if slow:
+        one = said(clock.guess(slow[0]))
+        line += f"; one update of {', '.join(slow)} takes {one}, so there will be few of them"
+    return line
 
 
 def _check(arms: Sequence[str], asked: Asked) -> None:
@@ -145,8 +160,8 @@ def _check(arms: Sequence[str], asked: Asked) -> None:
     if unknown := [name for name in arms if name not in ARMS or name == REFERENCE]:
         there = ", ".join(name for name in ARMS if name != REFERENCE)
         raise RecipeError(f"unknown arms: {', '.join(unknown)}; there are: {there}", where="--arms", fix="name these")
-    if asked.tuning not in ("lora", "full"):
-        raise RecipeError(f"there is no tuning '{asked.tuning}' here", where="--tuning", fix="lora or full")
+    if asked.tuning not in TUNINGS:
+        raise RecipeError(f"there is no tuning '{asked.tuning}' here", where="--tuning", fix=", ".join(TUNINGS))
     if asked.profile == "P4" and (asked.tuning == "full" or "plain-peft" in arms):
         raise RecipeError(
             "pairs are compared with LoRA only, and the plain loop knows none: there is no second model",
@@ -170,6 +185,7 @@ def _document(work: Any, asked: Asked, running: Sequence[Arm], plain: Arm) -> di
     peaks = Peaks(ceiling, _datasheet(hardware))
     found = [_summary(arm, plain, folder, tokens, labels, flops, peaks) for arm in running[1:]]
     _compare_curves(found)
+    _compare_rates(found)
     return {
         **asdict(asked),
         "tokens_per_update": sum(tokens) / len(tokens),
@@ -185,42 +201,6 @@ def _document(work: Any, asked: Asked, running: Sequence[Arm], plain: Arm) -> di
     }
 
 
-def _start(work: Path, name: str) -> Arm:
-    command = [sys.executable, "-m", "luthier.train.arms.worker", str(work), name]
-    log = (work.parent / f"{name}.log").open("w")
-    process = subprocess.Popen(  # noqa: S603 - this program itself
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-    )
-    return Arm(name, process)
-
-
-def _take_turns(arms: list[Arm], asked: Asked, tell: Callable[[str], None]) -> None:
-    """A first turn to warm up, then the rounds, in which nobody works but one."""
-    for number in range(asked.rounds + 1):
-        for arm in arms:
-            if arm.failed:
-                continue
-            tell(f"{arm.name}: {'warming up' if not number else f'turn {number} of {asked.rounds}'}")
-            arm.order(seconds=asked.seconds if number else 0.0)
-            arm.listen()
-            if not number and arm.name != CEILING and not arm.failed:
-                arm.order(seconds=0.0)
-                arm.listen()
-
-
-def _end(arms: Sequence[Arm]) -> None:
-    for arm in arms:
-        if arm.process.poll() is None and not arm.failed:
-            arm.order(end=True)
-            if arm.name.startswith("luthier"):  # what is checked last is said last
-                arm.listen()
-        if arm.process.stdin:
-            arm.process.stdin.close()
-        arm.process.wait(timeout=120)
-        if arm.process.stdout:
-            arm.process.stdout.close()
-
-
 def _ceiling(arm: Arm, *, gpu: bool) -> float:
     """Operations a second of a large product, float32 on a CPU and bfloat16 on a GPU: the fastest seen."""
     size = 8192 if gpu else 2048
@@ -234,7 +214,7 @@ def _flops(model: Path, tuning: str, trainable: int, lengths: Any, labelled: flo
 
     facts: ModelFacts = model_facts(Base("", model, None, trust_remote_code=False))
     seen = float((lengths.astype(float) ** 2).sum() / lengths.sum())
-    kind = Full(kind="full") if tuning == "full" else Lora(kind="lora")
+    kind = Full(kind="full") if tuning == "full" else Lora(kind="lora")  # over 4 bits the products are the same
     return flops_per_token(facts, kind, trainable, length=seen, labelled=labelled)
 
 
@@ -251,7 +231,7 @@ def _summary(
     """One arm's numbers and checks."""
     if arm.failed:
         return {"arm": arm.name, "error": arm.failed}
-    counted = [step for step in arm.steps if step["number"] >= WARM]
+    counted = arm.counted
     rates = [tokens[step["number"] % len(tokens)] / step["seconds"] for step in counted]
     shares = [labels[step["number"] % len(labels)] / step["seconds"] for step in counted]
     worked = [tokens[step["number"] % len(tokens)] / step["cpu_seconds"] for step in counted]
@@ -280,6 +260,7 @@ def _summary(
         "step_seconds_p50": statistics.median(took),
         "step_seconds_p95": took[min(len(took) - 1, int(0.95 * len(took)))],
         "updates": len(counted),
+        "loader_share": None if (laid := arm.said.get("loader_seconds")) is None else laid / statistics.median(took),
         "time_to_first_step": arm.said["time_to_first_step"],
         "compile_seconds": arm.said.get("compile_seconds"),
         "mfu_matmul": None if flops is None else flops * rate / peaks.matmul,
@@ -319,16 +300,24 @@ def _compare_curves(found: list[dict[str, Any]]) -> None:
         arm["passed"] = all(arm["checks"].values())
 
 
+def _compare_rates(found: list[dict[str, Any]]) -> None:
+    """Speed and memory of each arm as multiples of those of the peers."""
+    there = [arm for arm in found if "error" not in arm]
+    for arm in there:
+        for name, key in (("ratios", "tokens_per_second"), ("memory_ratios", "peak_memory_bytes")):
+            arm[name] = {peer["arm"]: arm[key] / peer[key] for peer in there if not peer["arm"].startswith("luthier")}
+
+
 def table(found: dict[str, Any]) -> str:
     """As Markdown, with the speed of each arm as a multiple of each of TRL's."""
     arms = found["arms"]
-    peers = [arm for arm in arms if arm["arm"].startswith("trl-") and "error" not in arm]
+    peers = [arm["arm"] for arm in arms if arm["arm"].startswith(PEERS) and "error" not in arm]
     head = [
         "arm",
         "tokens/s",
         "labelled/s",
         "tokens/CPU s",
-        *(f"x {arm['arm']}" for arm in peers),
+        *(f"x {name}" for name in peers),
         "peak MB",
         "MFU",
         "p50 s",
@@ -344,11 +333,14 @@ def table(found: dict[str, Any]) -> str:
         mfu = "" if arm["mfu_matmul"] is None else f"{arm['mfu_matmul']:.0%}"
         cells = [arm["arm"], f"{arm['tokens_per_second']:,.0f}", f"{arm['labelled_tokens_per_second']:,.0f}"]
         cells.append(f"{arm['tokens_per_cpu_second']:,.0f}")
-        cells += [f"{arm['tokens_per_second'] / peer['tokens_per_second']:.2f}" for peer in peers]
+        cells += [f"{arm['ratios'][name]:.2f}" for name in peers]
         cells += [f"{arm['peak_memory_bytes'] / 1e6:,.0f}", mfu]
         cells += [f"{arm[name]:.2f}" for name in ("step_seconds_p50", "step_seconds_p95", "time_to_first_step")]
         cells.append("passed" if not failed else "FAILED: " + ", ".join(failed))
         lines.append("| " + " | ".join(cells) + " |")
+    shares = [arm["loader_share"] for arm in arms if arm.get("loader_share") is not None]
+    if shares:
+        lines += ["", f"Laying rows out for the model takes {max(shares):.2%} of an update of Luthier's at most."]
     return "\n".join(lines) + "\n"
 
 

@@ -75,6 +75,8 @@ class LoopSettings:
     """Newest checkpoints kept."""
     trace_every: int | None = None
     """Updates between two models on the way that are kept."""
+    read_every: int | None = None
+    """Updates between two readings of what the device holds; 1 on a CPU and 10 on a GPU when None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class _Loop:
         self.device = next(model.parameters()).device
         self.forward = Forward(settings.packed, settings.pad, settings.compute, self.device, settings.shared)
         self.step = parallel.wrap(MicroBatch(model, objective), model, settings.compute)
-        self.read_every = 1 if self.device.type == "cpu" else 10
+        self.read_every = settings.read_every or (1 if self.device.type == "cpu" else 10)
         self.optimizer = make_optimizer(model, settings)
         self.progress = Progress()
         self.unread: list[tuple[int, torch.Tensor, torch.Tensor, float, int, dict[str, torch.Tensor]]] = []

@@ -1,5 +1,7 @@
 """Luthier's arms: its own loop, as `luthier train` runs it, and the plain computation that all arms are held to."""
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +69,20 @@ def own(work: Work, turns: Turns, model: Any, how: How) -> None:
     turns.ready()
     log = events.Log(folder / "events.jsonl")
     source = Settled(rows, rows, _packed(work, rows, group) * 1000)
+    turns.facts["loader_seconds"] = _loader(source, forward)
     train(model, objective, source, _settings(work, forward), folder, log, lambda step: turns.step(step.loss))
+
+
+def _loader(source: Settled, forward: Forward) -> float:
+    """Seconds that the loop takes to lay out the rows of an update, the median of all that were prepared."""
+    took = []
+    for number in range(len(source) // 1000):
+        begun = time.perf_counter()
+        rows, update = source.update(number)
+        for part in update:
+            forward.lay(rows, part)
+        took.append(time.perf_counter() - begun)
+    return statistics.median(took)
 
 
 def _packed(work: Work, rows: TokenRows, group: int) -> list[Update]:
@@ -97,6 +112,8 @@ def _settings(work: Work, forward: Forward) -> LoopSettings:
         pad=PAD,
         seed=work.seed,
         shared=forward.shared,
+        optimizer=work.optimizer,
+        read_every=1,
     )
 
 

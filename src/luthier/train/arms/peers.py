@@ -70,6 +70,7 @@ def _common(work: Work, *, tuned: bool) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        "optim": {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit"}[work.optimizer],
         "seed": work.seed,
     }
     if tuned:
@@ -136,7 +137,8 @@ def plain(work: Work, turns: Turns, model: Any) -> None:
     """A loop of a few lines over transformers and PEFT: padded rows, the model's own loss, float32 or bfloat16."""
     rows, place = work.rows, next(model.parameters()).device
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=work.rate, weight_decay=0.0)
+    settings: dict[str, Any] = {"lr": work.rate, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(trained, **settings) if work.optimizer == "adamw" else _eight_bits(trained, settings)
     turns.watch(model)
     model.train()
     turns.ready()
@@ -149,6 +151,14 @@ def plain(work: Work, turns: Turns, model: Any) -> None:
             optimizer.step()
             optimizer.zero_grad()
             turns.step(loss.item())
+
+
+def _eight_bits(trained: list[Any], settings: dict[str, Any]) -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise Missing("an optimizer in 8 bits needs bitsandbytes", fix="pip install 'luthier[qlora]'") from error
+    return AdamW8bit(trained, **settings)
 
 
 def _padded(batch: Batch) -> dict[str, torch.Tensor]:

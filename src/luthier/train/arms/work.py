@@ -7,6 +7,8 @@
 | P3 | long documents: every row four times the longest of P2, all tokens trained |
 | P4 | pairs of answers to one prompt, the prompt 60 % of a row; answers trained |
 
+Every update of P2 and P4 holds about as many tokens, so that arms which get different far have done the same work.
+
 Ids are drawn from Zipf's law, and every second one follows from the id before it, so that there is something to learn
 and losses of different arms can be compared as they fall.
 """
@@ -28,6 +30,9 @@ from luthier.text.render import TrainingRow
 PROFILES = ("P1", "P2", "P3", "P4")
 MEDIAN, SPREAD, LABELLED, SHARED = 300, 0.8, 0.4, 0.6
 LONGEST = {"cpu": 512, "cuda": 4096}
+MICRO_TOKENS = {"cpu": 4_096, "cuda": 16_384}
+ALIKE = 0.03
+"""How far from the mean the tokens of an update may be."""
 PAD, END, FIRST = 0, 1, 4
 """Ids that pad and that end a row, and the first that means something."""
 
@@ -73,6 +78,7 @@ class Work:
     rate: float = 1e-3
     seed: int = 0
     micro_tokens: int = 4096
+    optimizer: str = "adamw"
 
     @property
     def model(self) -> Path:
@@ -103,19 +109,29 @@ def read_work(path: Path) -> Work:
 
 
 def prepare(
-    folder: Path, shape: str, profile: str, tuning: str, *, rows: int, updates: int, longest: int | None, seed: int
+    folder: Path,
+    shape: str,
+    profile: str,
+    tuning: str,
+    *,
+    rows: int,
+    updates: int,
+    longest: int | None,
+    seed: int,
+    optimizer: str = "adamw",
 ) -> Work:
-    """Make the model and the rows.
+    """Make the model and the rows; a model of the same shape that lies there already is kept.
 
     Args:
         folder: where to put them.
         shape: one of `SHAPES`.
         profile: one of `PROFILES`.
-        tuning: `lora` or `full`.
+        tuning: `lora`, `qlora` or `full`.
         rows: rows (pairs in P4) an update.
         updates: how many to prepare; arms that get further begin again.
         longest: most tokens of a row; 512 on a CPU and 4,096 on a GPU when None.
         seed: of weights and rows.
+        optimizer: `adamw` or `adamw_8bit`.
 
     Raises:
         RecipeError: there is no such shape or profile.
@@ -129,13 +145,21 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     source = np.random.default_rng(seed)
     vocabulary = SHAPES[shape]["vocab_size"]
-    made = list(_rows(profile, rows * updates, longest or LONGEST[device], vocabulary, source))
+    made = list(_rows(profile, rows, updates, longest or LONGEST[device], vocabulary, source))
     save_rows(folder / "rows.safetensors", made)
     each = 2 * rows if profile == "P4" else rows
     order = [list(range(i, i + each)) for i in range(0, len(made), each)]
-    rate = {"lora": 1e-3, "full": 3e-4}[tuning] * (0.1 if profile == "P4" else 1.0)
-    work = Work(folder, shape, profile, tuning, order, device, rate=rate, seed=seed)
-    _save_model(work, torch)
+    rate = (3e-4 if tuning == "full" else 1e-3) * (0.1 if profile == "P4" else 1.0)
+    work = Work(
+        folder, shape, profile, tuning, order, device,
+        rate=rate, seed=seed, micro_tokens=MICRO_TOKENS[device], optimizer=optimizer,
+    )  # fmt: skip
+    made_of = {"shape": SHAPES[shape], "seed": seed, "torch": torch.__version__}
+    note = folder / "model.json"
+    if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != made_of:
+        note.unlink(missing_ok=True)
+        _save_model(work, torch)
+        note.write_text(json.dumps(made_of), encoding="utf-8")
     return work
 
 
@@ -151,8 +175,12 @@ def _save_model(work: Work, torch: Any) -> None:
     config = AutoConfig.for_model(settings.pop("model_type"), **settings, pad_token_id=PAD, eos_token_id=END)
     torch.manual_seed(work.seed)
     dtype = getattr(torch, training_dtype("auto"))
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.device(work.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(work.model)
+    del model
+    if work.device == "cuda":
+        torch.cuda.empty_cache()
     words = {"<pad>": PAD, "</s>": END} | {f"w{i}": i for i in range(2, config.vocab_size)}
     inner = Tokenizer(models.WordLevel(words, unk_token="w2"))  # noqa: S106
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -160,18 +188,30 @@ def _save_model(work: Work, torch: Any) -> None:
     PreTrainedTokenizerFast(tokenizer_object=inner, **ends).save_pretrained(work.model)
 
 
-def _lengths(count: int, longest: int, source: np.random.Generator) -> npt.NDArray[np.int64]:
-    drawn = source.lognormal(np.log(MEDIAN * longest / 1024 if longest < 1024 else MEDIAN), SPREAD, count)
-    return np.clip(drawn.astype(np.int64), 16, longest)
+def _lengths(rows: int, updates: int, longest: int, source: np.random.Generator) -> list[int]:
+    """Lengths of all rows, drawn anew for an update until their sum is about the mean one."""
+
+    def drawn(count: int) -> npt.NDArray[np.int64]:
+        median = MEDIAN * longest / 1024 if longest < 1024 else MEDIAN
+        return np.clip(source.lognormal(np.log(median), SPREAD, count).astype(np.int64), 16, longest)
+
+    wanted = rows * float(drawn(100_000).mean())
+    found: list[int] = []
+    while len(found) < rows * updates:
+        lengths = drawn(rows)
+        if abs(float(lengths.sum()) - wanted) <= ALIKE * wanted:
+            found += lengths.tolist()
+    return found
 
 
-def _rows(profile: str, count: int, longest: int, vocabulary: int, source: np.random.Generator) -> Any:
+def _rows(profile: str, rows: int, updates: int, longest: int, vocabulary: int, source: np.random.Generator) -> Any:
+    count = rows * updates
     if profile == "P1":
         lengths: Sequence[int] = [longest] * count
     elif profile == "P3":
         lengths = [4 * longest] * count
     else:
-        lengths = _lengths(count, longest, source).tolist()
+        lengths = _lengths(rows, updates, longest, source)
     for length in lengths:
         if profile == "P4":
             prompt = int(SHARED * length)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from luthier.errors import LuthierError
 from luthier.models.base import Base
 from luthier.models.load import load_model, quiet, training_dtype
-from luthier.models.tuning import tune
-from luthier.recipe import Full, Lora
+from luthier.models.tuning import quantisation, tune
+from luthier.recipe import Full, Lora, Qlora, Tuning
 from luthier.train.arms.own import OWN, leaks, matmul
 from luthier.train.arms.peers import PEERS
 from luthier.train.arms.turns import Ended, Turns
@@ -21,16 +22,25 @@ from luthier.train.arms.work import Work, read_work
 
 ARMS = OWN | PEERS
 CEILING = "matmul"
+TUNINGS: dict[str, Callable[[int], Tuning]] = {
+    "full": lambda _: Full(kind="full"),
+    "lora": lambda rank: Lora(kind="lora", rank=rank, alpha=2.0 * rank),
+    "qlora": lambda rank: Qlora(kind="qlora", rank=rank, alpha=2.0 * rank),
+}
+"""What is trained -> the tuning, for a rank."""
 MOVED = 0.01
 """Spread of the adapters' B at the start: at zero, half of the gradient would be zero, and nothing compared."""
 
 
 def begin(work: Work, *, exact: bool) -> Any:
-    """The model that every arm starts from, the same to the bit; `exact` in float32."""
+    """The model that every arm starts from, the same to the bit; `exact` in float32.
+
+    Over a base in 4 bits, `exact` multiplies the same 4 bits in float32.
+    """
     base = Base(work.shape, work.model, None, trust_remote_code=False)
+    tuning = TUNINGS[work.tuning](work.rank)
     full = work.tuning == "full"
-    loaded = load_model(base, "float32" if exact or full else training_dtype("auto"))
-    tuning = Full(kind="full") if full else Lora(kind="lora", rank=work.rank, alpha=2.0 * work.rank)
+    loaded = load_model(base, "float32" if exact or full else training_dtype("auto"), quantise=quantisation(tuning))
     model = tune(loaded, tuning, work.seed)
     source = torch.Generator().manual_seed(work.seed)
     with torch.no_grad():
