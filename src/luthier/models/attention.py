@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from luthier.errors import DataError
+from luthier.models.blockwise import blockwise, takes
 from luthier.models.fastest import speeds
 
 varlen_attn: Any = None
@@ -90,6 +91,7 @@ def packed_attention(
     s_aux: torch.Tensor | None = None,
     documents: Documents | None = None,
     prefix: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+    own: bool = True,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; within each line of the batch when there are no boundaries.
@@ -108,6 +110,7 @@ def packed_attention(
         documents: of the one line; None: padding on the right is harmless under causal attention, so lines need no mask
             either.
         prefix: for each layer keys and values [key heads, V, size] that every document sees before its own.
+        own: whether documents for which `blockwise.py` is faster go that way; else all go through torch's kernel.
 
     Returns:
         [lines, tokens, heads, size], and None for the weights.
@@ -133,6 +136,9 @@ def packed_attention(
         if keys:
             k, v = torch.cat([*keys, k], dim=2), torch.cat([*values, v], dim=2)
         seen = _window(q.shape[2], sliding_window, query.device, k.shape[2] - q.shape[2])
+        if own and seen is None and softcap is None and s_aux is None and not probability and takes(q):
+            parts.append(blockwise(q, k, v, scaling))
+            continue
         if softcap is not None or s_aux is not None:
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
             continue
@@ -143,7 +149,7 @@ def packed_attention(
                     q, k, v, seen, probability, is_causal=seen is None, scale=scaling, enable_gqa=grouped
                 )
             )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
 def has_varlen(query: torch.Tensor) -> bool:

@@ -17,6 +17,7 @@ import peft
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from luthier.models import blockwise  # noqa: F401 - makes the operation known
 from luthier.models.bottleneck import blocks
 from luthier.models.roles import speaking_as
 from luthier.models.tuning import causal_model
@@ -35,7 +36,7 @@ ATTENTION = {
         "_scaled_dot_product_cudnn_attention",
     )
     if hasattr(_aten, name)
-}
+} | {torch.ops.luthier.blockwise_attention.default}
 
 
 def _policy(_: Any, operation: Any, *given: Any, **__: Any) -> CheckpointPolicy:

@@ -19,6 +19,7 @@ WARM = 2
 CEILING = "matmul"
 COMPILING, STARTING = 90.0, 8.0
 """Seconds that an arm takes to compile its blocks, and to start, until it is known better."""
+DIED = "its process died; too little memory is the usual reason"
 HALF = ("trl-default",)
 """Arms that compute in bfloat16 and recompute activations whatever the machine is good at."""
 
@@ -38,7 +39,7 @@ class Arm:
         """Wait for its answer to the last order."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        self.said |= json.loads(line) if line else {"error": "its process died; too little memory is the usual reason"}
+        self.said |= json.loads(line) if line else {"error": DIED}
         self.steps += self.said.pop("steps", [])
 
     def order(self, **what: Any) -> None:
@@ -56,8 +57,10 @@ class Arm:
         """Let it end; what it checks last it says last."""
         if self.process.poll() is None and not self.failed:
             self.order(end=True)
-            if self.name.startswith("luthier"):
-                self.listen()
+            assert self.process.stdout is not None
+            for line in self.process.stdout:
+                self.said |= json.loads(line)
+            self.said.pop("steps", None)
         if self.process.stdin:
             self.process.stdin.close()
         self.process.wait(timeout=120)
@@ -163,7 +166,7 @@ def take_turns(arms: Sequence[Arm], clock: Clock, tell: Callable[[str], None], w
         arm.work(0.0)
         if arm.failed or arm.name == CEILING:
             continue
-        if arm.update is not None and arm.update > clock.whole:
+        if arm.update is not None and arm.update > clock.whole and "compile" not in arm.name:
             arm.warm = 1
             continue
         arm.work(0.0)

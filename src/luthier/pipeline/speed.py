@@ -88,7 +88,7 @@ def measure(
     from luthier.train.arms.work import prepare
 
     _check(arms, asked)
-    asked = replace(asked, rows=asked.rows or ROWS[asked.profile])
+    asked = replace(asked, rows=asked.rows or ROWS.get(asked.profile, 1))
     pairs = asked.profile == "P4"
     tell(f"{len(arms)} arms, {asked.rounds} turns of {asked.seconds:g} s each; the plain computation tells how long")
     work = prepare(

@@ -1,15 +1,18 @@
 """Packed rows, family by family: the same log-probabilities and gradients as alone, and no document sees another."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 from tiny import llama, of_config, random_rows, sizes
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from luthier.errors import DataError, TrainingStopped
 from luthier.models.attention import NAME, Documents, attention, packed_attention
 from luthier.models.batch import lay_out
+from luthier.models.blockwise import blockwise, takes
 from luthier.models.logprobs import batch_logprobs, hidden_states, plain_logprobs
 from luthier.train.check import check_head
 
@@ -172,3 +175,41 @@ def test_many_documents_at_once_are_laid_out_as_the_kernel_wants(
     monkeypatch.setattr("luthier.models.attention.varlen_attn", varlen)
     ours, _ = packed_attention(module, q, k, v, None, documents=laid, sliding_window=window, scaling=0.3)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "keys", "tokens"), [(4, 4, 160), (6, 2, 257), (2, 1, 512), (3, 3, 65)])
+def test_attention_in_blocks_is_that_of_the_formula(heads: int, keys: int, tokens: int) -> None:
+    """Output and gradients against softmax(s Q K' + mask) V in float64, with as many and with fewer heads of keys."""
+    torch.manual_seed(tokens)
+    inputs = [torch.randn(1, tokens, count, 16).transpose(1, 2).requires_grad_() for count in (heads, keys, keys)]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    q, k, v = exact[0], *(t.repeat_interleave(heads // keys, 1) for t in exact[1:])
+    odds = (q @ k.transpose(2, 3) * 0.3).masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf)
+    wanted = odds.softmax(-1) @ v
+    found = blockwise(*inputs, 0.3)
+    slope = torch.randn(1, tokens, heads, 16).transpose(1, 2)
+    found.backward(slope)
+    wanted.backward(slope.double())
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
+    for ours, theirs in zip(inputs, exact, strict=True):
+        assert torch.allclose(ours.grad.double(), theirs.grad, atol=1e-4)  # type: ignore[union-attr]
+
+
+def test_short_and_middling_documents_go_different_ways_to_the_same_end() -> None:
+    """What a pack's documents give depends neither on the kernel nor on what is kept for the backward pass."""
+    bounds = Documents([0, 30, 230, 400])
+    rows = [torch.randn(1, 400, 4, 16).transpose(1, 2).requires_grad_() for _ in range(3)]
+    assert takes(rows[0][:, :, 30:230])
+    assert not takes(rows[0][:, :, :30])
+    assert not takes(rows[0][:, :, 30:230].detach())
+
+    def gradient(*, own: bool) -> list[torch.Tensor]:
+        def go(*given: torch.Tensor) -> torch.Tensor:
+            return packed_attention(torch.nn.Module(), *given, None, documents=bounds, own=own)[0]
+
+        contexts = partial(create_selective_checkpoint_contexts, [torch.ops.luthier.blockwise_attention.default])
+        found = checkpoint(go, *rows, use_reentrant=False, context_fn=contexts) if own else go(*rows)
+        return [found, *torch.autograd.grad(found.square().sum(), rows)]
+
+    for ours, theirs in zip(gradient(own=True), gradient(own=False), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)

@@ -11,13 +11,14 @@ from safetensors.numpy import save_file
 
 from luthier.errors import RecipeError
 from luthier.pipeline import speed
-from luthier.pipeline.speed import Arm, Asked, Peaks, measure, table
+from luthier.pipeline.arms import Arm, Clock, said, take_turns
+from luthier.pipeline.speed import Asked, Peaks, measure, table
 from luthier.train.arms.work import END, prepare, read_work
 
 GRADIENT = {"a": np.arange(1.0, 9.0, dtype=np.float32), "b": np.ones(5, np.float32)}
 
 
-def said(**changes: Any) -> dict[str, Any]:
+def heard(**changes: Any) -> dict[str, Any]:
     return {
         "losses": [8.0, 7.0],
         "gradient_norm": 2.0,
@@ -32,8 +33,8 @@ def summary(folder: Path, name: str = "luthier-fp32", gradient: Any = GRADIENT, 
     save_file(GRADIENT, folder / "gradient-reference.safetensors")
     save_file(gradient, folder / f"gradient-{name}.safetensors")
     steps = [{"number": i, "seconds": 9.0 if i < 2 else 0.5, "cpu_seconds": 0.8} for i in range(6)]
-    arm = Arm(name, None, said(**changes), steps)  # type: ignore[arg-type]
-    plain = Arm("reference", None, said())  # type: ignore[arg-type]
+    arm = Arm(name, None, heard(**changes), steps)  # type: ignore[arg-type]
+    plain = Arm("reference", None, heard())  # type: ignore[arg-type]
     return speed._summary(arm, plain, folder, [100], [40], 10**6, Peaks(10**9, None))
 
 
@@ -66,6 +67,8 @@ def test_what_is_wrong_fails_its_check_alone(check: str, changes: dict[str, Any]
 def test_losses_that_part_company_fail(tmp_path: Path) -> None:
     found = [summary(tmp_path), summary(tmp_path, "trl-tuned", losses=[8.0, 7.2])]
     speed._compare_curves(found)
+    speed._compare_rates(found)
+    assert found[0]["ratios"] == {"trl-tuned": 1.0}
     assert [arm["passed"] for arm in found] == [True, False]
     text = table({"arms": [*found, {"arm": "trl-liger", "error": "not there"}]})
     assert "FAILED: curve" in text
@@ -84,6 +87,8 @@ def test_rows_are_what_the_profile_says(tmp_path: Path) -> None:
         elif profile == "P2":
             assert 0.35 < share < 0.45
             assert rows.lengths.max() <= 128
+            sizes = [int(rows.lengths[update].sum()) for update in work.updates]
+            assert max(sizes) - min(sizes) <= 0.06 * 8 * 128
         else:
             for k in range(0, len(rows), 2):
                 chosen, rejected = rows.row(k), rows.row(k + 1)
@@ -103,8 +108,58 @@ def test_arms_take_turns_and_pass_their_checks(tmp_path: Path) -> None:
         assert arm["passed"], arm
         assert arm["tokens_per_second"] > 0
         assert arm["peak_memory_bytes"] > 1e8
-    assert found["arms"][1]["checks"]["no_leak"]
+    ours = found["arms"][1]
+    assert ours["checks"]["no_leak"]
+    assert 0 < ours["loader_share"] < 1
+    assert ours["ratios"]["plain-peft"] == ours["tokens_per_second"] / found["arms"][0]["tokens_per_second"]
     json.dumps(found)
+
+
+def test_arms_on_pairs_end_well_one_after_another(tmp_path: Path) -> None:
+    """The arms of pairs have nothing to check at the end, and say so without failing."""
+    asked = Asked("2M", "P4", "lora", 2, 64, 1, 0.1, apart=True)
+    found = measure(tmp_path, ["luthier-whole-pairs", "luthier-fp32"], asked)
+    assert [arm.get("passed") for arm in found["arms"]] == [True, True], found["arms"]
+
+
+class Scripted(Arm):
+    """An arm whose updates take a known time."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name, None)  # type: ignore[arg-type]
+        self.takes = seconds
+
+    def work(self, seconds: float) -> None:
+        until = 0.0
+        while until <= seconds and (until < seconds or not until):
+            self.steps.append({"number": len(self.steps), "seconds": self.takes})
+            until += self.takes
+
+
+def test_every_arm_gets_its_time_and_a_slow_one_a_single_update() -> None:
+    arms = [Scripted("matmul", 0.1), Scripted("trl-default", 60.0), Scripted("trl-tuned", 3.0)]
+    told: list[str] = []
+    take_turns(arms, Clock(rounds=3, seconds=8.0, plain=2.0, slower=12.0), told.append)
+    assert len(arms[1].steps) == 2
+    assert arms[1].worked == 60
+    assert len(arms[2].counted) == 9
+    assert sum("trl-default" in line for line in told) == 2
+
+
+def test_what_is_left_is_guessed_first_and_known_later() -> None:
+    clock = Clock(rounds=3, seconds=8.0, starting=5.0, plain=3.0, slower=12.0)
+    guessed = clock.left([], ["trl-default", "luthier-fp32"])
+    # two starts; a warm update and one that counts at 12 x 4/3 x 3 s; two warm ones and three turns
+    assert guessed == 2 * 5 + 2 * 48 + 2 * 3 + 24
+    slow, own = Scripted("trl-default", 100.0), Scripted("luthier-fp32", 3.0)
+    slow.work(0.0)
+    own.work(0.0)
+    assert clock.left([slow, own]) == 100 + 3 + 24
+    slow.warm = 1
+    slow.work(0.0)
+    assert clock.left([slow]) == 0
+    assert said(37) == "about 40 s"
+    assert said(314) == "about 5 minutes"
 
 
 @pytest.mark.parametrize(

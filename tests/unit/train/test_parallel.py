@@ -17,7 +17,7 @@ from tiny import PLAN, TUNED, base, rows_for, save, seen, tokenizer
 
 from luthier import events
 from luthier.errors import DataError, TrainingStopped
-from luthier.recipe import build_recipe
+from luthier.recipe import Lora, Tuning, build_recipe
 from luthier.train import launch
 from luthier.train.fit import Job, fit
 from luthier.train.parallel import Parallel
@@ -29,8 +29,10 @@ CASES = [
     ("full", "ddp", "reward"),
     ("lora", "ddp", "orpo"),
     ("lora", "fsdp", "sft"),
+    ("int8", "fsdp", "sft"),
     ("qlora", "ddp", "sft"),
 ]
+TUNINGS: dict[str, Tuning] = TUNED | {"int8": Lora(kind="lora", base="int8")}
 DEATH, LAST = 3, 2
 """A run dies at this step; its last checkpoint is of that one."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(pair.__file__).parent)}
@@ -52,7 +54,7 @@ def job(folder: Path, kind: str, objective: str, processes: int, parallel: str) 
     out = folder / f"{kind}-{parallel}-{objective}-{processes}"
     out.mkdir(exist_ok=True)
     plan = PLAN | {"processes": processes, "parallel": parallel}
-    return Job(build_recipe(given), TUNED[kind], plan, base(), dataset, out)
+    return Job(build_recipe(given), TUNINGS[kind], plan, base(), dataset, out)
 
 
 def alone(task: Job, on_step: Any = lambda *_: None) -> events.Log:

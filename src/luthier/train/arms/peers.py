@@ -2,7 +2,8 @@
 
 Each is set up as its users would, and given the same model, adapters, rows, order and optimizer settings. "Tuned" is
 the best that its own settings allow on this machine: float32 on a CPU, no recomputation, rows laid end to end without
-padding, with the attention for packed rows that Luthier itself uses.
+padding, and torch's own attention kernel document by document, without which they would build a mask of all tokens by
+all tokens.
 """
 
 import os
@@ -25,7 +26,7 @@ def _fair(
     module: Any, query: Any, key: Any, value: Any, mask: Any, cu_seq_lens_q: torch.Tensor | None = None, **more: Any
 ) -> Any:
     bounds = None if cu_seq_lens_q is None else Documents(cu_seq_lens_q.tolist())
-    return packed_attention(module, query, key, value, mask, documents=bounds, **more)
+    return packed_attention(module, query, key, value, mask, documents=bounds, own=False, **more)
 
 
 AttentionInterface.register(FAIR, _fair)
@@ -105,7 +106,10 @@ def trl_sft(work: Work, turns: Turns, model: Any, *, tuned: bool) -> None:
 
 
 def trl_dpo(work: Work, turns: Turns, model: Any, *, tuned: bool) -> None:
-    """TRL's DPOTrainer; tuned, the log-probabilities of the reference are computed beforehand."""
+    """TRL's DPOTrainer; tuned, the log-probabilities of the reference are computed beforehand.
+
+    It would take adapters that are there for the reference, so it makes its own, and they are filled afterwards.
+    """
     trl = _trl()
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -122,13 +126,18 @@ def trl_dpo(work: Work, turns: Turns, model: Any, *, tuned: bool) -> None:
         for name, ids in (("prompt", chosen.ids[:at]), ("chosen", chosen.ids[at:]), ("rejected", rejected.ids[at:])):
             columns[f"{name}_ids"].append(ids)
     more = {"precompute_ref_log_probs": True} if tuned else {}
+    config, begun = model.peft_config["default"], {n: p.detach() for n, p in model.named_parameters() if ".lora_" in n}
     trainer = Given(
-        model,
+        model.unload(),
+        peft_config=config,
         args=trl.DPOConfig(**_common(work, tuned=tuned), max_length=None, **more),
         train_dataset=Dataset.from_dict(columns),
         processing_class=AutoTokenizer.from_pretrained(work.model),
         callbacks=[_Told(turns)],
     )
+    with torch.no_grad():
+        for name, content in begun.items():
+            trainer.model.get_parameter(name).copy_(content)
     turns.watch(trainer.model)
     trainer.train()
 
