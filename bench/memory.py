@@ -4,7 +4,7 @@
 
 The model has random weights of a Llama's shape; the peak is the process's largest resident memory on a CPU, the largest
 allocated memory on a GPU, as the run's own events record it. With --keep each setting's result is a file in a folder,
-and those that are there are not measured again. One JSON document on standard output.
+and those that are there are not measured again, only predicted. One JSON document on standard output.
 """
 
 import argparse

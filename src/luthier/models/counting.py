@@ -50,6 +50,7 @@ def model_facts(base: Base) -> ModelFacts:
         vocabulary=config.vocab_size,
         context=base.context,
         queries=heads * size,
+        heads=heads,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
         inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         largest=max(p.numel() for p in model.parameters()),

@@ -19,6 +19,8 @@ class ModelFacts:
     """Width of all query heads together; `hidden` when 0."""
     keys: int = 0
     """Width of all key heads together, and of the values; `hidden` when 0."""
+    heads: int = 0
+    """Heads of queries."""
     inner: int = 0
     """Width of the feed-forward part; four times `hidden` when 0."""
     largest: int = 0

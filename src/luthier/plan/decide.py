@@ -110,13 +110,20 @@ class _Decision:
             return 1.0
         return float(self.train["trained_tokens"] / max(1, self.train["tokens"]))
 
+    @property
+    def length(self) -> float:
+        """Tokens of a row, on average."""
+        return float(self.train["tokens"] / max(1, self.train["rows"]))
+
     def room(self, world: int) -> int:
         """Memory of one device, in bytes; processes without a GPU share the machine's."""
         return self.hardware.gpus[0].memory if self.hardware.gpus else self.hardware.memory // world
 
     def setting(self, tuning: Tuning, micro: int, again: tuple[int, int], world: int, parallel: str) -> Setting:
         """A setting of the memory model."""
-        optimizer, gpu = self.recipe.training.optimizer, bool(self.hardware.gpus)
+        optimizer, gpu, goal = self.recipe.training.optimizer, bool(self.hardware.gpus), self.recipe.objective
+        taken_apart = getattr(tuning, "init", "zero") in ("pissa", "olora")
+        whole = tuning.kind in ("full", "freeze") or taken_apart
         return Setting(
             tuning,
             self.count(tuning),
@@ -129,6 +136,9 @@ class _Decision:
             world,
             parallel,
             again[1],
+            self.length,
+            critic=goal.kind == "ppo",
+            beside=whole and goal.kind in SAMPLED and bool(getattr(goal, "kl", 0.0)),
         )
 
 
@@ -167,11 +177,10 @@ def decide(
     _fits(d, memory["total"], tuning, world)
     trainable = count(tuning)
     rate = recipe.training.learning_rate or _rate(d, tuning)
-    length = d.train["tokens"] / max(1, d.train["rows"])
-    flops = flops_per_token(facts, tuning, trainable, length=length, labelled=d.labelled)
+    flops = flops_per_token(facts, tuning, trainable, length=d.length, labelled=d.labelled)
     d.reasons.append(_length_reason(recipe))
     warning = warn_rate(tuning.kind, rate)
-    seconds = _seconds(d, flops, tokens, length, world)
+    seconds = _seconds(d, flops, tokens, world)
     return Plan(
         tuning=tuning,
         reasons=d.reasons,
@@ -409,13 +418,13 @@ def _compiles(d: _Decision, seconds: float | None, *, again: bool) -> bool:
     return True
 
 
-def _seconds(d: _Decision, flops: int, tokens: int, length: float, world: int) -> float | None:
+def _seconds(d: _Decision, flops: int, tokens: int, world: int) -> float | None:
     """Time of training, the reference's forward pass and KTO's mates included."""
     reached = speed(d.hardware.gpus[0].name if d.hardware.gpus else None, d.hardware.cores)
     if reached is None:
         return None
     work = flops * tokens * d.recipe.training.epochs
-    forward = forward_flops(d.facts, length=length, labelled=d.labelled) * tokens
+    forward = forward_flops(d.facts, length=d.length, labelled=d.labelled) * tokens
     kind = d.recipe.objective.kind
     if kind in ("dpo", "kto"):
         work += forward

@@ -7,6 +7,7 @@
 | gradients | trainable x 4 | float32 |
 | optimizer | trainable x 8, or 2 | two moments of AdamW in float32, or in 8 bits |
 | activations | tokens x layers x `kept` values | what the backward pass needs |
+| roles | a critic's weights, gradients, moments and activations; a second, frozen model | PPO; a KL to a model before |
 | logits | tokens with a label x vocabulary x 4, by chunks of 2^24, three times, two beside a frozen head | the head |
 | saving | trainable x 8 less what else is free then | a checkpoint is copied once as it is written |
 | loading | with FSDP: the whole model, less what else is held | it is loaded whole and then shared out |
@@ -21,6 +22,7 @@ each line what is trained decides:
 | inputs of linear layers | 2h + q + i | every linear layer that learns, or has a LoRA beside it |
 | normed values | 2h | norms that learn |
 | LoRA | with dropout a mask of one byte a value, and r, for each layer | dropout |
+| weights of attention | heads x half of a row's length | rows of 160 to 512 tokens on a CPU (`models/blockwise.py`) |
 | DoRA | every layer's output | the lengths that are learned |
 | IA3 | 2k + i | what the factors multiply |
 | adapter | 2h + 4 width | the bottlenecks' inputs and insides |
@@ -45,6 +47,8 @@ GPU_WASTE = 0.08
 LIVE_LOGITS = {"trained": 3, "frozen": 2}
 """Copies of a chunk's logits that are alive at once: they, their log-softmax, and the gradient of a trained head."""
 WHOLE = ("full", "freeze")
+SHORT = (160, 512)
+"""Tokens of rows whose weights of attention are kept on a CPU; those of `models/blockwise.py`, which imports torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,12 @@ class Setting:
     parallel: str = "one"
     cheap: int = 0
     """Blocks that compute their cheap parts again."""
+    length: float = 0.0
+    """Tokens of a row, on average."""
+    critic: bool = False
+    """Whether values are learned beside the policy, in its way: by adapters of their own, or a model of their own."""
+    beside: bool = False
+    """Whether a second, frozen model says what the model said before training."""
 
 
 def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
@@ -81,6 +91,7 @@ def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
         "activations": _activations(facts, setting),
         "logits": LIVE_LOGITS["trained" if setting.tuning.kind == "full" else "frozen"] * 4 * chunk,
     }
+    parts["roles"] = _roles(facts, setting, parts["activations"])
     passing = parts["gradients"] + parts["activations"] + parts["logits"]
     # on a GPU the copy is in the host's memory
     saving = parts["optimizer"] + facts.largest * 4 if not setting.gpu else 0
@@ -93,6 +104,16 @@ def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
         parts["fragmentation"] = waste * (parts["activations"] + parts["logits"])
     whole = {name: int(value) for name, value in parts.items()}
     return whole | {"total": sum(whole.values())}
+
+
+def _roles(facts: ModelFacts, setting: Setting, activations: float) -> float:
+    """What else is held where rewards are learned from."""
+    held = facts.total * BYTES[setting.dtype] if setting.beside else 0.0
+    if setting.critic:
+        learned = facts.total if setting.tuning.kind in WHOLE else setting.trainable
+        moments = 2 if setting.optimizer == "adamw_8bit" else 8
+        held += learned * 4 + setting.trainable * (4 + moments) + activations
+    return held
 
 
 def _whole(facts: ModelFacts, setting: Setting) -> float:
@@ -112,14 +133,17 @@ def _weights(facts: ModelFacts, setting: Setting) -> float:
         return _whole(facts, setting)
     # every device holds its share, and two blocks whole: the one that is used and the one that comes next
     size = BYTES[setting.dtype]
-    gathered = 2 * facts.linear / facts.layers * size + (facts.total - facts.linear) * size
-    return _whole(facts, setting) / setting.world + gathered
+    outside = (facts.total - facts.linear) * size
+    if isinstance(setting.tuning, Lora) and setting.tuning.base != "exact":  # a rounded base is not shared out
+        rounded = facts.linear * QUANTISED[8]
+        return rounded + (_whole(facts, setting) - rounded) / setting.world + outside
+    return _whole(facts, setting) / setting.world + 2 * facts.linear / facts.layers * size + outside
 
 
 def _activations(facts: ModelFacts, setting: Setting) -> float:
     """Bytes that the forward pass keeps for the backward pass."""
     size = BYTES[setting.dtype]
-    kept = _kept(facts, setting.tuning, size)
+    kept = _kept(facts, setting.tuning, size) + _weights_of_attention(facts, setting)
     layers: float = facts.layers
     if isinstance(setting.tuning, Freeze):
         layers = min(layers, setting.tuning.blocks)
@@ -128,6 +152,12 @@ def _activations(facts: ModelFacts, setting: Setting) -> float:
     if again or cheap:  # one block at a time has all of it, and what passes through it
         held += kept + 3 * (facts.inner or 4 * facts.hidden) + 2 * facts.hidden
     return setting.tokens * size * held
+
+
+def _weights_of_attention(facts: ModelFacts, setting: Setting) -> float:
+    """Values a token that attention in blocks keeps."""
+    short = SHORT[0] <= setting.length <= SHORT[1]
+    return facts.heads * setting.length / 2 if short and not setting.gpu and setting.dtype == "float32" else 0.0
 
 
 def _products(facts: ModelFacts) -> float:

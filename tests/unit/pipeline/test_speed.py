@@ -1,6 +1,9 @@
 """Training speed side by side: what is prepared, what is checked before a number counts, and what the table says."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,11 +118,14 @@ def test_arms_take_turns_and_pass_their_checks(tmp_path: Path) -> None:
     json.dumps(found)
 
 
-def test_arms_on_pairs_end_well_one_after_another(tmp_path: Path) -> None:
-    """The arms of pairs have nothing to check at the end, and say so without failing."""
-    asked = Asked("2M", "P4", "lora", 2, 64, 1, 0.1, apart=True)
-    found = measure(tmp_path, ["luthier-whole-pairs", "luthier-fp32"], asked)
-    assert [arm.get("passed") for arm in found["arms"]] == [True, True], found["arms"]
+@pytest.mark.parametrize(("last", "leaks"), [("exit", None), ("""echo '{"leaks": false}'""", False)])
+def test_an_arm_may_end_with_a_last_word_or_without(last: str, leaks: bool | None) -> None:
+    """Those that learn from pairs have nothing to check at the end, which is no failure."""
+    pipe = subprocess.PIPE
+    arm = Arm("luthier-fp32", subprocess.Popen(["sh", "-c", f"read order; {last}"], stdin=pipe, stdout=pipe, text=True))
+    arm.end()
+    assert arm.failed is None
+    assert arm.said.get("leaks") == leaks
 
 
 class Scripted(Arm):
@@ -177,3 +183,32 @@ def test_what_is_not_there_is_refused(changes: dict[str, Any], tmp_path: Path) -
     arms = changes.get("arms", ["luthier-fp32"])
     with pytest.raises(RecipeError, match="there"):
         measure(tmp_path, arms, replace(Asked("2M", longest=64), **{k: v for k, v in changes.items() if k != "arms"}))
+
+
+def test_bars_of_a_gpu_are_judged_by_arms_that_passed() -> None:
+    path = Path(speed.__file__).parents[3] / "bench" / "gpu.py"
+    loaded = importlib.util.spec_from_file_location("bench_gpu", path)
+    assert loaded is not None
+    assert loaded.loader is not None
+    gpu = importlib.util.module_from_spec(loaded)
+    sys.modules["bench_gpu"] = gpu
+    loaded.loader.exec_module(gpu)
+    asked = {one.name: one for one in gpu.MEASUREMENTS}
+    for one in gpu.MEASUREMENTS:
+        speed._check(one.arms, one.asked)
+        assert all(set(bar.arms) <= set(one.arms) for bar in one.bars)
+        assert all(bar.over in asked for bar in one.bars if isinstance(bar.over, str))
+
+    def arm(name: str, rate: float, memory: float = 1e9, *, passed: bool = True) -> dict[str, Any]:
+        return {"arm": name, "tokens_per_second": rate, "peak_memory_bytes": memory, "passed": passed}
+
+    lora = {
+        "arms": [arm("luthier-fp32", 18_000), arm("luthier-compile", 30_000, passed=False), arm("trl-tuned", 17_900)]
+    }
+    four = {"arms": [arm("luthier-fp32", 17_000, 9e9)]}
+    found = {"llama-8b": lora, "llama-8b-short": {"arms": [arm("luthier-fp32", 20_000)]}, "llama-8b-qlora": four}
+    exact, peers, eight = (gpu.judge(bar, lora, found) for bar in asked["llama-8b"].bars)
+    assert (exact["measured"], exact["reached"], peers["reached"], eight["reached"]) == (18_000, True, True, None)
+    ratio, peak = (gpu.judge(bar, four, found) for bar in asked["llama-8b-qlora"].bars)
+    assert ratio["measured"] == 0.85
+    assert (ratio["reached"], peak["reached"]) == (False, False)

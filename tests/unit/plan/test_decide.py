@@ -252,3 +252,20 @@ def test_a_base_in_eight_bits_takes_a_quarter_of_its_memory() -> None:
     assert saved == LARGE.linear  # bfloat16 to 8 bits
     with pytest.raises(RecipeError, match=r"tuning\.base=int8"):
         plan(5_000, LARGE, HUGE, tuning={"kind": "qlora", "base": "int8"})
+
+
+def test_values_and_a_model_before_training_take_their_memory() -> None:
+    """PPO holds a critic, which learns as the policy does, and beside whole weights a frozen model for the KL."""
+    rewards = {"rewards": [{"kind": "length", "goal": 20}]}
+
+    def roles(kind: str, goal: dict[str, Any]) -> int:
+        return plan(5_000, SMALL, CPU, tuning={"kind": kind}, objective=goal).memory["roles"]
+
+    group = roles("full", {"kind": "grpo", "kl": 0.1, **rewards})
+    assert roles("lora", {"kind": "sft"}) == 0
+    assert group == 4 * SMALL.total
+    adapters = plan(5_000, SMALL, CPU, tuning={"kind": "lora"}).memory
+    assert roles("lora", {"kind": "ppo", **rewards}) == pytest.approx(adapters["activations"], rel=0.05)
+    whole = plan(5_000, SMALL, CPU, tuning={"kind": "full"}).memory
+    learned = whole["weights"] + whole["gradients"] + whole["optimizer"] + whole["activations"]
+    assert roles("full", {"kind": "ppo", **rewards}) == learned + group
