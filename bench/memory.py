@@ -42,13 +42,12 @@ SETTINGS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
 ]
 
 
-def one(number: int) -> dict[str, Any]:
-    """Train one setting and read what the run noted."""
+def plan_of(number: int, folder: Path) -> tuple[Any, Any, Any, Any]:
+    """Recipe, tuning, plan and base of a setting, with its model and rows in a folder."""
     import numpy as np
     import torch
     from pydantic import TypeAdapter
 
-    from luthier import events
     from luthier.models.base import Base
     from luthier.models.counting import model_facts, trainable_parameters
     from luthier.models.load import quiet
@@ -56,13 +55,11 @@ def one(number: int) -> dict[str, Any]:
     from luthier.recipe import Tuning, build_recipe
     from luthier.text import save_rows
     from luthier.text.render import TrainingRow
-    from luthier.train.fit import Job, fit
 
     quiet()
     size, tuning, length, training = SETTINGS[number]
-    folder = Path(tempfile.mkdtemp())
-    if not (folder / "config.json").exists():  # made in another process, so that its memory is not counted here
-        subprocess.run([sys.executable, __file__, "--make", f"{size}:{folder}"], check=True)
+    # made in another process, so that its memory is not counted here
+    subprocess.run([sys.executable, __file__, "--make", f"{size}:{folder}"], check=True)
     source = np.random.default_rng(0)
     vocabulary = SHAPES[size]["vocab_size"]
     rows = [
@@ -78,26 +75,28 @@ def one(number: int) -> dict[str, Any]:
         }
     )  # fmt: skip
     base = Base("bench", folder, None, trust_remote_code=False)
-    chosen = TypeAdapter(Tuning).validate_python(tuning)
     dataset = {"train": part, "validation": part, "replay": None}
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     plan = decide(
         recipe, dataset, model_facts(base), find_hardware(), dtype, lambda asked: trainable_parameters(base, asked)
     )
-    log = events.Log(folder / "events.jsonl")
-    (folder / "out").mkdir()
+    return recipe, TypeAdapter(Tuning).validate_python(tuning), plan, base
 
-    class Tokenizer:
-        pad_token_id, eos_token_id = 0, 1
-        pad_token = "<pad>"
-        added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012 - a stand-in for two lines
 
-        def save_pretrained(self, _: Path) -> None:
-            """Nothing to save."""
+def one(number: int) -> dict[str, Any]:
+    """Train one setting and read what the run noted."""
+    from luthier import events
+    from luthier.train.fit import Job, fit
 
-    started = time.monotonic()
-    fit(Job(recipe, chosen, plan.to_json(), base, folder, folder / "out"), Tokenizer(), log)
-    found = [event for _, event in events.read(log.path) if isinstance(event, events.MemoryMeasured)]
+    size, tuning, length, training = SETTINGS[number]
+    with tempfile.TemporaryDirectory() as given:
+        folder = Path(given)
+        recipe, chosen, plan, base = plan_of(number, folder)
+        log = events.Log(folder / "events.jsonl")
+        (folder / "out").mkdir()
+        started = time.monotonic()
+        fit(Job(recipe, chosen, plan.to_json(), base, folder, folder / "out"), Tokenizer(), log)
+        found = [event for _, event in events.read(log.path) if isinstance(event, events.MemoryMeasured)]
     peak = max(event.measured for event in found)
     return {
         "model": size, "tuning": tuning, "tokens": length, **training, "predicted": plan.memory["total"],
@@ -105,6 +104,17 @@ def one(number: int) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "error": plan.memory["total"] / peak - 1,
     }  # fmt: skip
+
+
+class Tokenizer:
+    """A stand-in, of which training asks two lines."""
+
+    pad_token_id, eos_token_id = 0, 1
+    pad_token = "<pad>"
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012 - never changed
+
+    def save_pretrained(self, _: Path) -> None:
+        """Nothing to save."""
 
 
 def make(asked: str) -> None:
@@ -178,7 +188,11 @@ def measure(number: int, keep: Path | None) -> dict[str, Any]:
     """One setting, in a process of its own; what is kept is read."""
     kept = None if keep is None else keep / f"{number}.json"
     if kept is not None and kept.exists():
-        return json.loads(kept.read_text())
+        found = json.loads(kept.read_text())
+        with tempfile.TemporaryDirectory() as folder:
+            found["parts"] = plan_of(number, Path(folder))[2].memory
+        found["predicted"] = found["parts"]["total"]
+        return found | {"error": found["predicted"] / found["measured"] - 1}
     command = [sys.executable, __file__, "--only", str(number)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
