@@ -1,6 +1,6 @@
 """Everything that Luthier promises of one Hopper GPU, measured beside its peers in one command.
 
-    pip install trl datasets bitsandbytes liger-kernel
+    pip install trl datasets bitsandbytes liger-kernel unsloth
     python bench/gpu.py [--keep bench-gpu] [--only NAME,NAME] [--table gpu.md]
     python bench/gpu.py --list      what would be measured, and the bars
     python bench/gpu.py --dry       the same with a tiny model and short rows, on any machine: nothing to compare
@@ -25,7 +25,7 @@ from luthier.pipeline.speed import Asked, measure, table
 
 GIB = 1 << 30
 TINY = {"shape": "2M", "longest": 64, "rounds": 1, "seconds": 0.2}
-PEERS = ("trl-tuned", "trl-liger", "plain-peft")
+PEERS = ("trl-tuned", "trl-liger", "unsloth", "plain-peft")
 OWN = ("luthier-fp32", "luthier-compile")
 """Exact modes; on a GPU they compute in bfloat16, as the plan would."""
 
@@ -69,7 +69,7 @@ MEASUREMENTS = (
         Bar("tokens a second over a base in fp8", ("luthier-fp8",), 21_000))),
     Measurement("llama-8b-short", _asked("llama-3.1-8b", 2, longest=2048), ("luthier-fp32",), ()),
     Measurement("llama-8b-qlora", _asked("llama-3.1-8b", 2, longest=2048, tuning="qlora"),
-                ("trl-tuned", "luthier-fp32"), (
+                ("trl-tuned", "unsloth", "luthier-fp32"), (
         Bar("times LoRA over the exact base", ("luthier-fp32",), 0.95, over="llama-8b-short"),
         Bar("peak memory", ("luthier-fp32",), most_bytes=8 * GIB))),
     Measurement("llama-8b-full", _asked("llama-3.1-8b", 2, longest=2048, tuning="full", optimizer="adamw_8bit"),

@@ -90,7 +90,8 @@ class Arm:
 
 def start(work: Path, name: str, folder: Path) -> Arm:
     """Start an arm's process; `folder` gets its log."""
-    command = [sys.executable, "-m", "luthier.train.arms.worker", str(work), name]
+    module = name if name == "unsloth" else "worker"
+    command = [sys.executable, "-m", f"luthier.train.arms.{module}", str(work), name]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(  # noqa: S603 - this program itself
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

@@ -35,6 +35,8 @@ BOUNDS = {"loss": 1e-3, "gradient": 0.999, "rounded": 0.99, "curve": 5e-3, "roun
 ROUNDED = ("luthier-int8", "luthier-int8-compile", "luthier-fp8")
 """Arms whose base is rounded on purpose, which their names say."""
 TUNINGS = ("lora", "qlora", "full")
+NO_PAIRS = ("plain-peft", "trl-liger", "unsloth")
+"""Arms that know no pairs."""
 PEERS = ("trl-", "unsloth")
 """What the names of those begin with that the table compares with."""
 PACKAGES = ("torch", "transformers", "peft", "trl", "liger-kernel", "unsloth", "bitsandbytes")
@@ -162,9 +164,9 @@ def _check(arms: Sequence[str], asked: Asked) -> None:
         raise RecipeError(f"unknown arms: {', '.join(unknown)}; there are: {there}", where="--arms", fix="name these")
     if asked.tuning not in TUNINGS:
         raise RecipeError(f"there is no tuning '{asked.tuning}' here", where="--tuning", fix=", ".join(TUNINGS))
-    if asked.profile == "P4" and (asked.tuning == "full" or "plain-peft" in arms):
+    if asked.profile == "P4" and (asked.tuning == "full" or set(arms) & set(NO_PAIRS)):
         raise RecipeError(
-            "pairs are compared with LoRA only, and the plain loop knows none: there is no second model",
+            f"pairs are compared with LoRA only, since there is no second model, and without {', '.join(NO_PAIRS)}",
             where="--profile",
             fix="--tuning lora, --arms trl-default,trl-tuned,luthier-fp32",
         )

@@ -17,6 +17,7 @@ from luthier.errors import Missing
 from luthier.models.attention import Documents, packed_attention
 from luthier.models.batch import Batch, lay_out
 from luthier.train.arms.turns import Turns
+from luthier.train.arms.unsloth import unsloth
 from luthier.train.arms.work import PAD, Work
 
 FAIR = "packed_for_peers"
@@ -79,8 +80,8 @@ def _common(work: Work, *, tuned: bool) -> dict[str, Any]:
     return settings
 
 
-def trl_sft(work: Work, turns: Turns, model: Any, *, tuned: bool) -> None:
-    """TRL's SFTTrainer."""
+def trl_sft(work: Work, turns: Turns, model: Any, *, tuned: bool, fair: bool = True) -> None:
+    """TRL's SFTTrainer; `fair`: with an attention for packed rows, where the model does not bring its own."""
     trl = _trl()
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -92,7 +93,7 @@ def trl_sft(work: Work, turns: Turns, model: Any, *, tuned: bool) -> None:
         "labels": [[i if t else -100 for i, t in zip(row.ids, row.trained, strict=True)] for row in content],
     }
     more: dict[str, Any] = {"padding_free": True, "max_length": None} if tuned else {"max_length": None}
-    if tuned:
+    if tuned and fair:
         _inner(model).set_attn_implementation(FAIR)
     trainer = trl.SFTTrainer(
         model,
@@ -197,5 +198,6 @@ PEERS: dict[str, Callable[[Work, Turns, Any], None]] = {
     "trl-tuned": lambda work, turns, model: (trl_dpo if work.pairs else trl_sft)(work, turns, model, tuned=True),
     "plain-peft": plain,
     "trl-liger": liger,
+    "unsloth": unsloth,
 }
 """Arm -> what it does until it is told to end."""
