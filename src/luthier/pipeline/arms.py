@@ -136,11 +136,12 @@ class Clock:
         )
 
     def _turns(self, name: str, update: float | None, done: int, worked: float) -> float:
-        each = update if update is not None else self.guess(name)
+        compiling = "compile" in name and done < WARM  # what was seen of it says nothing of later updates
+        each = self.guess(name) if update is None or compiling else update
         if name == CEILING:
             return max(0.0, self.whole - worked)
         warm = max(0, (1 if each > self.whole else WARM) - done) * each
-        if not done and "compile" in name:
+        if not done and compiling:
             warm += COMPILING
         if worked >= self.whole:
             return 0.0
