@@ -110,7 +110,7 @@ def packed_attention(
         documents: of the one line; None: padding on the right is harmless under causal attention, so lines need no mask
             either.
         prefix: for each layer keys and values [key heads, V, size] that every document sees before its own.
-        own: whether documents for which `blockwise.py` is faster go that way; else all go through torch's kernel.
+        own: whether documents for which `blockwise.py` is faster go that way, not through torch's kernel.
 
     Returns:
         [lines, tokens, heads, size], and None for the weights.
@@ -142,13 +142,13 @@ def packed_attention(
         if softcap is not None or s_aux is not None:
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
             continue
-        grouped = query.shape[1] != key.shape[1]
+        settings: dict[str, Any] = {
+            "is_causal": seen is None,
+            "scale": scaling,
+            "enable_gqa": query.shape[1] != key.shape[1],
+        }
         with _kernel(query):
-            parts.append(
-                F.scaled_dot_product_attention(
-                    q, k, v, seen, probability, is_causal=seen is None, scale=scaling, enable_gqa=grouped
-                )
-            )
+            parts.append(F.scaled_dot_product_attention(q, k, v, seen, probability, **settings))
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
