@@ -142,13 +142,7 @@ def packed_attention(
         if softcap is not None or s_aux is not None:
             parts.append(_plain(q, k, v, seen, probability, scaling, softcap, s_aux))
             continue
-        settings: dict[str, Any] = {
-            "is_causal": seen is None,
-            "scale": scaling,
-            "enable_gqa": query.shape[1] != key.shape[1],
-        }
-        with _kernel(query):
-            parts.append(F.scaled_dot_product_attention(q, k, v, seen, probability, **settings))
+        parts.append(_fused(q, k, v, seen, probability, scaling))
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
@@ -207,6 +201,22 @@ def _fastest_kernel() -> str | None:
 
 def _layer(module: Any) -> int:
     return int(module.layer_idx)
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """torch's kernel."""
+    grouped = query.shape[1] != key.shape[1]
+    with _kernel(query):
+        return F.scaled_dot_product_attention(
+            query, key, value, seen, dropout, is_causal=seen is None, scale=scaling, enable_gqa=grouped
+        )
 
 
 def _window(length: int, window: int | None, device: torch.device, before: int = 0) -> torch.Tensor | None:
