@@ -211,7 +211,7 @@ def _fused(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """torch's kernel."""
+    """Torch's kernel."""
     grouped = query.shape[1] != key.shape[1]
     with _kernel(query):
         return F.scaled_dot_product_attention(
