@@ -39,7 +39,7 @@ class Candidate:
         stop: ids that end an answer.
         packed: whether rows may share a forward pass.
         memory: what it said before.
-        batch_tokens: prompt tokens that are answered together.
+        batch_tokens: places of prompts and answers that are held together; what there is room for when not given.
     """
 
     model: Any
@@ -47,7 +47,7 @@ class Candidate:
     stop: Sequence[int]
     packed: bool = True
     memory: Memory = field(default_factory=Memory)
-    batch_tokens: int = 8192
+    batch_tokens: int | None = None
 
     @property
     def window(self) -> int:

@@ -1,6 +1,7 @@
 """Greedy answers are transformers' own, drawn ones have its chances, whatever else is in the batch."""
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import llama, of_config, sizes, tokenizer
 
-from luthier.models.generate import Sampling, generate
+from luthier.models.generate import PLACES, Sampling, generate, places_for
+from luthier.models.rows import Rows
 
 ROOM = 12
 PROMPTS = st.lists(st.lists(st.integers(5, 319), min_size=1, max_size=24), min_size=1, max_size=6)
@@ -117,3 +119,35 @@ def test_a_text_ends_an_answer_and_is_cut_off() -> None:
     assert cut.text == free.text[: free.text.find(end)]
     assert cut.stopped
     assert len(cut.ids) < 40
+
+
+def test_free_places_are_taken_before_the_longest_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    feed = Rows.feed
+
+    def counted(self: Rows, tokens: torch.Tensor) -> None:
+        fed.append(len(tokens))
+        feed(self, tokens)
+
+    monkeypatch.setattr(Rows, "feed", counted)
+    room, prompts = 60, [[5 + i, 9, 33] for i in range(32)]
+    stop = list(range(5, 320, 9))
+    most = 8
+    answers = generate(
+        model("llama"), tokenizer(), prompts, stop=stop, max_new_tokens=room, batch_tokens=most * (room + 3)
+    )
+    lengths = [len(a.ids) + a.stopped for a in answers]
+    assert max(fed) <= most
+    in_turn = sum(max(lengths[k : k + most]) for k in range(0, len(lengths), most))  # each batch waits for its longest
+    least = max(max(lengths), sum(lengths) / most)
+    assert len(fed) < (in_turn + least) / 2
+
+
+def test_on_a_gpu_half_of_the_free_memory_holds_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(num_attention_heads=32, hidden_size=4096, num_key_value_heads=8, num_hidden_layers=32)
+    config.get_text_config = lambda: config
+    causal = SimpleNamespace(config=config, dtype=torch.bfloat16)
+    causal.parameters = lambda: iter([SimpleNamespace(device=torch.device("cuda"))])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (40 << 30, 80 << 30))
+    assert places_for(causal) == (20 << 30) // (128 << 10)  # Llama 3.1 8B: 128 KiB of keys and values a token
+    assert places_for(model("llama")) == PLACES
