@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/luthier run
 
 test: $(TEST)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(CHECK)
 	$(BIN)/ruff format --check .

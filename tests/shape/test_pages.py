@@ -60,11 +60,12 @@ def test_expected_to_fail(): assert False
 """
 
 
-def test_only_pairs_whose_tests_all_passed_are_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "workers"])
+def test_only_pairs_whose_tests_all_passed_are_written(workers: list[str], tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "test_pairs.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  proves(tuning, objective): proves a pair\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capabilities", "pairs.json"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capabilities", "pairs.json", *workers]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert json.loads((tmp_path / "pairs.json").read_text()) == [["lora", "sft"]]
