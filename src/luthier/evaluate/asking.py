@@ -14,8 +14,9 @@ from luthier.evaluate.items import Decoding, Item, Task
 from luthier.evaluate.likelihood import branch_logprobs, row_losses
 from luthier.evaluate.marking import TOO_LONG, mark
 from luthier.evaluate.trees import Branches
-from luthier.models.generate import Sampling, generate
+from luthier.models.generate import Generated, Sampling, generate
 from luthier.models.tuning import causal_model
+from luthier.models.vllm import Vllm
 from luthier.text import render_prompt
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
@@ -39,6 +40,7 @@ class Candidate:
         stop: ids that end an answer.
         packed: whether rows may share a forward pass.
         memory: what it said before.
+        writer: writes its answers in place of the model in this process: vLLM.
         batch_tokens: places of prompts and answers that are held together; what there is room for when not given.
     """
 
@@ -47,6 +49,7 @@ class Candidate:
     stop: Sequence[int]
     packed: bool = True
     memory: Memory = field(default_factory=Memory)
+    writer: Vllm | None = None
     batch_tokens: int | None = None
 
     @property
@@ -118,19 +121,26 @@ def _generated(candidate: Candidate, decoding: Decoding, new: dict[str, tuple[It
     for start in range(0, len(keys), AT_ONCE):
         part = keys[start : start + AT_ONCE]
         seeds = [_seed(decoding.seed, key) for key in part]
-        answers = generate(
-            candidate.model,
-            candidate.tokenizer,
-            [prompts[key] for key in part],
-            stop=candidate.stop,
-            max_new_tokens=room,
-            batch_tokens=candidate.batch_tokens,
-            sampling=Sampling(decoding.temperature, decoding.top_p, seeds, decoding.stop),
-        )
+        sampling = Sampling(decoding.temperature, decoding.top_p, seeds, decoding.stop)
+        answers = _written(candidate, [prompts[key] for key in part], room, sampling)
         yield {
             key: {"text": a.text, "stopped": a.stopped, "tokens": len(a.ids)}
             for key, a in zip(part, answers, strict=True)
         }
+
+
+def _written(candidate: Candidate, prompts: list[list[int]], room: int, sampling: Sampling) -> list[Generated]:
+    if candidate.writer is not None:
+        return candidate.writer.write(prompts, stop=candidate.stop, room=room, sampling=sampling)
+    return generate(
+        candidate.model,
+        candidate.tokenizer,
+        prompts,
+        stop=candidate.stop,
+        max_new_tokens=room,
+        batch_tokens=candidate.batch_tokens,
+        sampling=sampling,
+    )
 
 
 def _seed(seed: int, key: str) -> int:

@@ -227,10 +227,16 @@ class _Batch:
 
     def answer(self, i: int) -> Generated:
         """What was written to a prompt."""
-        ids = self.written[i]
-        end = ids[-1] if ids[-1] in self.stop else None
-        kept = ids if end is None else ids[:-1]
-        text, stopped = read_answer(kept, self.tokenizer), end is not None
-        if cuts := [at for stop in self.sampling.stop_texts if (at := text.find(stop)) >= 0]:
-            text, stopped = text[: min(cuts)], True
-        return Generated(kept, text, stopped, end, tuple(self.logprobs[i]))
+        return generated(self.written[i], self.logprobs[i], self.stop, self.tokenizer, self.sampling.stop_texts)
+
+
+def generated(
+    ids: list[int], logprobs: Sequence[float], ends: frozenset[int], tokenizer: Tokenizer, stop_texts: Sequence[str]
+) -> Generated:
+    """An answer from its ids, the stop token included if it wrote one; cut off at the first text that ends it."""
+    end = ids[-1] if ids and ids[-1] in ends else None
+    kept = ids if end is None else ids[:-1]
+    text, stopped = read_answer(kept, tokenizer), end is not None
+    if cuts := [at for stop in stop_texts if (at := text.find(stop)) >= 0]:
+        text, stopped = text[: min(cuts)], True
+    return Generated(kept, text, stopped, end, tuple(logprobs))

@@ -1,7 +1,8 @@
 """The stages that measure and decide: which tasks a recipe means, asking them, and the verdict with all it rests on."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter
 
 from luthier import events
 from luthier.artifact import Artifact, digest, open_artifact, write_text
-from luthier.errors import DataError
+from luthier.errors import DataError, RecipeError
 from luthier.evaluate.answers import Results
 from luthier.evaluate.attribution import Trace
 from luthier.evaluate.code import unsandboxed
@@ -25,8 +26,11 @@ from luthier.evaluate.tasks import find_tasks, own_tasks, with_reserve
 from luthier.evaluate.verdict import Evidence, reach
 from luthier.pipeline.work import Work
 from luthier.recipe import Rule, Tuning
+from luthier.recipe.tuning import Freeze, Full, Lora, Qlora
 from luthier.text import TokenRows, load_rows
 from luthier.types import Example, Json, Pair
+
+VLLM = "evaluate.sampler=vllm"
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -112,11 +116,11 @@ def evaluate_model(work: Work, model: Any, name: str, out: Path, *, calibrate: b
     from luthier.evaluate.runner import evaluate
 
     tasks = tasks_of(work)
-    candidate = _candidate(work, model, name)
     again = work.recipe.gate.calibration if calibrate else 0
     validation = load_rows(work.artifacts["dataset"].path("validation.safetensors"))
     kind: dict[str, Any] = {"pairs": work.pairs, "scores": work.scores, "trained": _some_trained(work, len(validation))}
-    evaluate(candidate, tasks, validation, out, calibration=again, progress=_progress(work, tasks), **kind)
+    with _candidate(work, model, name) as candidate:
+        evaluate(candidate, tasks, validation, out, calibration=again, progress=_progress(work, tasks), **kind)
 
 
 def _some_trained(work: Work, count: int) -> TokenRows:
@@ -126,13 +130,38 @@ def _some_trained(work: Work, count: int) -> TokenRows:
     return rows.select([group * k + i for k in range(0, len(rows) // group, every) for i in range(group)])
 
 
-def _candidate(work: Work, model: Any, name: str) -> Any:
+@contextmanager
+def _candidate(work: Work, model: Any, name: str) -> Iterator[Any]:
     from luthier.evaluate.asking import Candidate
     from luthier.evaluate.cache import Memory
+    from luthier.models.vllm import Vllm
 
     plan = work.artifacts["plan"].json("plan.json")
-    memory = Memory(work.store.root / "answers", f"{work.base_identity} {name} {plan['dtype']}")
-    return Candidate(model, work.tokenizer, work.stop, plan["packing"], memory)
+    by_vllm = work.recipe.evaluate.sampler == "vllm"
+    said_by = f"{work.base_identity} {name} {plan['dtype']}" + " vllm" * by_vllm
+    memory = Memory(work.store.root / "answers", said_by)
+    writer = Vllm(model, work.tokenizer, work.base, VLLM) if by_vllm else None
+    try:
+        yield Candidate(model, work.tokenizer, work.stop, plan["packing"], memory, writer)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def need_writer(tuning: Tuning) -> None:
+    """Say before anything is asked that vLLM cannot write for models tuned like this.
+
+    Raises:
+        RecipeError: it knows no such adapter.
+    """
+    what = f"{tuning.kind} tuning"
+    if isinstance(tuning, Full | Freeze):
+        return
+    if isinstance(tuning, Lora) and not isinstance(tuning, Qlora):
+        if not tuning.dora and not tuning.modules_to_save:
+            return
+        what = "DoRA" if tuning.dora else "whole layers beside an adapter"
+    raise RecipeError(f"vLLM has no place for {what}", where=VLLM, fix="leave evaluate.sampler out")
 
 
 def _progress(work: Work, tasks: Sequence[Task]) -> Any:
@@ -205,8 +234,8 @@ def _trace(work: Work, tasks: Sequence[Task], after: Results) -> Trace | None:
             loaded.append(on_the_way(job))
         task = next(task for task in tasks if task.name == suite)
         broken = tuple(item for item in (*task.items, *task.reserve) if (item.family or item.id) in items)
-        candidate = _candidate(work, loaded[0](step), f"{tuned.sha256} at {step}")
-        answers = ask(candidate, replace(task, items=broken, reserve=()))
+        with _candidate(work, loaded[0](step), f"{tuned.sha256} at {step}") as candidate:
+            answers = ask(candidate, replace(task, items=broken, reserve=()))
         found = replace(after, answers={suite: answers}).scores(suite)
         return sum(found.values()) / max(1, len(found))
 
@@ -221,7 +250,8 @@ def _second_look(work: Work, evidence: Evidence, tasks: Sequence[Task], load: An
     sides = {}
     for side, results in (("base", evidence.before), ("tuned", evidence.after)):
         model, name = load(side)
-        sides[side] = with_answers(results, _candidate(work, model, name), tasks, more, _progress(work, more))
+        with _candidate(work, model, name) as candidate:
+            sides[side] = with_answers(results, candidate, tasks, more, _progress(work, more))
         del model
     return replace(evidence, before=sides["base"], after=sides["tuned"], promoted=None, look=2)
 

@@ -22,6 +22,7 @@ from luthier.pipeline.judging import (
     evaluate_model,
     gate_settings,
     make_verdict,
+    need_writer,
     rotation,
     suites_of,
 )
@@ -164,6 +165,8 @@ def _tuning(work: Work) -> Tuning:
 
 def _make_baseline(work: Work, out: Path) -> None:
     _need_review(work)  # before the base model is asked for minutes
+    if work.recipe.evaluate.sampler == "vllm":
+        need_writer(_tuning(work))
     from luthier.models.load import load_model
 
     evaluate_model(work, load_model(work.base, _plan(work)["dtype"], scores=work.scores), BASE, out, calibrate=True)

@@ -1,6 +1,6 @@
 """Section `evaluate`: what is measured before and after."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,9 @@ class Evaluate(Section):
     """Most validation prompts to answer. All validation rows count for the loss."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer of every task; a quarter longer than a task's longest expected one when not given."""
+    sampler: Literal["in_process", "vllm"] = "in_process"
+    """What writes the answers: the model itself, or vLLM on the same GPU (`pip install vllm`) with its weights or LoRA
+    adapter. Choices and texts are scored by the model itself all the same."""
     unsafe_code: bool = False
     """Run programs that a model wrote even where this machine offers no isolation: with limits, but with your files."""
 

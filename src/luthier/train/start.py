@@ -33,7 +33,7 @@ from luthier.train.objectives.grpo import Grpo
 from luthier.train.parallel import Parallel
 from luthier.train.rewards import Place, Rewards, judged_by_rows, make_rewards
 from luthier.train.rollout import Judges, Prompt, Rollouts, Setting, need_prompts
-from luthier.train.sampler import InProcess, Vllm
+from luthier.train.sampler import InProcess, WithVllm
 from luthier.types import Example, Message
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def rollouts(
         add_critic(model, job.recipe.seed, lambda: _own_critic(job))
     stop = stop_ids(tokenizer, job.base.stop_ids)
     if section.sampler == "vllm":
-        sampler: Any = Vllm(model, tokenizer, job.base, stop, room, section.temperature, job.out)
+        sampler: Any = WithVllm(model, tokenizer, job.base, stop, room, section.temperature)
     else:
         sampler = InProcess(model, tokenizer, stop, room, section.temperature, SAMPLED_TOKENS)
     each = section.passes * section.minibatches

@@ -32,7 +32,7 @@ from luthier.train import launch
 from luthier.train.experience import Experience
 from luthier.train.objectives.policy import answer_kl
 from luthier.train.reinforce import gae, kl, token_rewards, whiten
-from luthier.train.sampler import Drawn, Vllm
+from luthier.train.sampler import Drawn, WithVllm
 
 ONCE = {"max_steps": 1, "schedule": "constant"}
 
@@ -351,6 +351,7 @@ def test_vllm_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
 def test_vllm_is_asked_with_the_adapter_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its interface as of 0.3x, played by the model in this process."""
     asked: list[Any] = []
+    given: list[str] = []
 
     class Played:
         def __init__(self, model: str, **settings: Any) -> None:
@@ -361,6 +362,7 @@ def test_vllm_is_asked_with_the_adapter_of_the_moment(tmp_path: Path, monkeypatc
         def generate(self, prompts: Any, parameters: Any, lora_request: Any, **_: Any) -> list[Any]:
             assert (Path(lora_request[2]) / "adapter_model.safetensors").exists()
             asked.append((lora_request[0], parameters[0]["temperature"]))
+            given.append(lora_request[2])
             one = SimpleNamespace(token_ids=[9, stop()], finish_reason="stop")
             one.logprobs = [{9: SimpleNamespace(logprob=-1.0)}, {stop(): SimpleNamespace(logprob=-2.0)}]
             return [SimpleNamespace(outputs=[one]) for _ in prompts]
@@ -371,9 +373,9 @@ def test_vllm_is_asked_with_the_adapter_of_the_moment(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=lambda *given: given))
     task = job(tmp_path, POLICIES["rloo"])
     model, _, _ = ready(task)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    sampler = Vllm(model, tokenizer(), task.base, [stop()], 6, 0.8, tmp_path)
+    monkeypatch.setattr("luthier.models.vllm.device", lambda: torch.device("cuda"))
+    sampler = WithVllm(model, tokenizer(), task.base, [stop()], 6, 0.8)
     first, second = sampler([[3, 4]], [1], 0), sampler([[3, 4]], [1], 4)
-    assert asked == [("adapter-0", 0.8), ("adapter-4", 0.8)]  # a name is never used twice
+    assert asked == [("adapter-1", 0.8), ("adapter-2", 0.8)]  # a name is never used twice
     assert first == second == [Drawn((9, stop()), tokenizer().decode([9]), ended=True, logprobs=(-1.0, -2.0))]
-    assert not list(tmp_path.glob("adapter-*"))
+    assert not any(Path(folder).exists() for folder in given)

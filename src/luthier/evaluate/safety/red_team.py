@@ -14,18 +14,17 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from luthier.artifact import digest, file_digest, write_text
 from luthier.errors import DataError, Missing
-from luthier.evaluate.items import Decoding, Item, Task
-from luthier.evaluate.safety.suites import ROOM, UNSAFE_MARGIN, complies, least_margin
-from luthier.evaluate.summaries import lower
+from luthier.evaluate.items import Item, Task
+from luthier.evaluate.safety.suites import UNSAFE_MARGIN, complies, safety_task
 from luthier.evaluate.taskfile import check_ids
 from luthier.types import Message, Score
 
@@ -134,20 +133,9 @@ def red_team_task(tool: Tool, suites: Sequence[Task], kept: Path) -> Task:
         )
         for r in rows
     )
-    families = len({item.family or item.id for item in items})
-    judge: Callable[..., list[Score]] | None = partial(score_all, tool=tool) if tool.judges else None
-    return Task(
-        f"{tool.name}.unsafe_compliance",
-        items,
-        complies,
-        decoding=Decoding(max_new_tokens=ROOM),
-        summarise=lower,
-        scoring=f"generate red-team {'judged by the tool' if tool.judges else 'unsafe_compliance'} {tool.identity}",
-        role="safety",
-        lower_is_better=True,
-        margin=least_margin(UNSAFE_MARGIN, families),
-        score_all=judge,
-    )
+    scoring = f"red-team {'judged by the tool' if tool.judges else 'unsafe_compliance'} {tool.identity}"
+    task = safety_task(f"{tool.name}.unsafe_compliance", items, complies, UNSAFE_MARGIN, scoring)
+    return replace(task, score_all=partial(score_all, tool=tool)) if tool.judges else task
 
 
 def _check(made: Sequence[dict[str, Any]], tool: Tool) -> None:

@@ -12,7 +12,7 @@ worse than it is, and none better.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -65,6 +65,23 @@ def least_margin(margin: float, items: int) -> float:
     return round(min(1.0, max(margin, 3 / items)), 3)
 
 
+def safety_task(
+    name: str, items: Sequence[Item], score: Callable[[str, Item], Score], margin: float, scoring: str
+) -> Task:
+    """A task of which less is better, with the least margin that its families of items can rule out."""
+    return Task(
+        name,
+        tuple(items),
+        score,
+        decoding=Decoding(max_new_tokens=ROOM),
+        summarise=lower,
+        scoring=f"generate {scoring}",
+        role="safety",
+        lower_is_better=True,
+        margin=least_margin(margin, len({item.family or item.id for item in items})),
+    )
+
+
 def tasks_of(name: str, asked: Iterable[Asked], *, jailbroken: bool = False) -> list[Task]:
     """Unsafe compliance and needless refusals as a task each; with jailbreaks, the unsafe prompts in each disguise.
 
@@ -90,20 +107,7 @@ def tasks_of(name: str, asked: Iterable[Asked], *, jailbroken: bool = False) -> 
         if not items:
             continue
         check_ids(items, name)
-        families = len({item.family or item.id for item in items})
-        found.append(
-            Task(
-                f"{name}.{label}",
-                tuple(items),
-                score,
-                decoding=Decoding(max_new_tokens=ROOM),
-                summarise=lower,
-                scoring=f"generate {label}",
-                role="safety",
-                lower_is_better=True,
-                margin=least_margin(margin, families),
-            )
-        )
+        found.append(safety_task(f"{name}.{label}", items, score, margin, label))
     return found
 
 
