@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -192,7 +193,8 @@ def work(
     screen = Screen(quiet=as_json)
     started = time.monotonic()
     try:
-        run = run_recipe(path, settings, root=runs, until=until, watch=screen)
+        with redirect_stdout(sys.stderr):  # what a user's reward prints would get into the document
+            run = run_recipe(path, settings, root=runs, until=until, watch=screen)
     finally:
         screen._close()
     if not screen.made and not as_json:

@@ -18,7 +18,7 @@ def rewards_of(story: Story) -> Json | None:
     if not looks:
         return None
     kept = story.rollouts or {}
-    best = max(looks, key=lambda look: (look.metrics["held_out"], -look.step))
+    best = max(looks, key=lambda look: (look.metrics["greedy"], -look.step))
     every = max(1, -(-len(looks) // ROWS))
     shown = sorted({*range(0, len(looks), every), len(looks) - 1, looks.index(best)})
     return {
@@ -32,7 +32,7 @@ def _row(look: Validated, best: Validated) -> Json:
     return {
         "step": look.step,
         "best": look.step == best.step,
-        **{name: look.metrics.get(name) for name in ("held_out", "reward", "length", "truncated")},
+        **{name: look.metrics.get(name) for name in ("greedy", "held_out", "reward", "kl", "length", "truncated")},
     }
 
 

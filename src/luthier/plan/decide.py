@@ -421,6 +421,11 @@ def _compiles(d: _Decision, seconds: float | None, *, again: bool) -> bool:
 def _seconds(d: _Decision, flops: int, tokens: int, world: int) -> float | None:
     """Time of training, the reference's forward pass and KTO's mates included."""
     reached = speed(d.hardware.gpus[0].name if d.hardware.gpus else None, d.hardware.cores)
+    if d.recipe.objective.kind in SAMPLED:
+        d.reasons.append(
+            "how long it takes is told by the first updates: answers are sampled, and nobody knows how long"
+        )
+        return None
     if reached is None:
         return None
     work = flops * tokens * d.recipe.training.epochs

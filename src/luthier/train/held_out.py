@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from luthier.train.experience import Experience
-from luthier.train.monitors import Look, best_of, fallen
+from luthier.train.monitors import Look, falls
 from luthier.train.source import Tensors
 
 LEAST_NEW = 0.1
@@ -93,14 +93,24 @@ class HeldOut:
         if found.worn > WORN and self.rollouts >= self.apart:
             return True
         guess = Look(step, [], [], [], *self._estimates(found, None, None))
-        return fallen(best_of(self.looks), guess, self.tolerance)
+        return falls(self.looks, guess, self.tolerance)
 
-    def add(self, step: int, kept: Experience, held_out: Scores, reward: Scores, texts: Sequence[str]) -> Look:
-        """A look: the answers to the held-out prompts, as rows, with their scores."""
-        estimates = [list(held_out), list(reward)]
+    def add(
+        self, step: int, kept: Experience, marks: tuple[Scores, Scores, Scores, Scores], texts: Sequence[str]
+    ) -> Look:
+        """A look.
+
+        Args:
+            step: updates so far.
+            kept: the sampled answers to the held-out prompts, as rows.
+            marks: their scores and rewards, and those of greedy answers.
+            texts: some of the sampled answers.
+        """
+        held_out, reward, *greedy = map(list, marks)
+        estimates = [held_out, reward]
         if self.looks and self.kept is not None:
             estimates = self._estimates(self._changed(step), held_out, reward)
-        look = Look(step, list(held_out), list(reward), list(texts), *estimates)
+        look = Look(step, held_out, reward, list(texts), *estimates, *greedy)
         self.looks.append(look)
         kept.facts["logprobs"] = self.logprobs(kept)
         self.kept, self.change, self.rollouts = kept, None, 0

@@ -7,7 +7,7 @@ arXiv:2210.10760, figure 1).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,23 +24,30 @@ SHOWN = 6
 """Held-out answers that a look keeps for people to read."""
 
 
+Marks = list[float | None]
+"""A number for every answer, None where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One validation: the judge's score and the reward of each held-out answer (None: it failed), and some texts.
+    """One validation: the judge's score and the reward of each held-out answer (None: it failed), and texts of some.
 
-    `estimate` and `reward_estimate` are what these answers and those of earlier looks say together of each prompt
-    (`held_out.py`); the scores themselves when not given.
+    These answers were sampled; `estimate` and `reward_estimate` are what they and those of earlier looks say together of
+    each prompt (`held_out.py`), the scores themselves when not given. `greedy` and `greedy_reward` are those of greedy
+    answers, which is what an evaluation asks for; those of the sampled ones when not given.
     """
 
     step: int
-    held_out: list[float | None]
-    reward: list[float | None]
+    held_out: Marks
+    reward: Marks
     answers: list[str] = field(default_factory=list)
-    estimate: list[float | None] = field(default_factory=list)
-    reward_estimate: list[float | None] = field(default_factory=list)
+    estimate: Marks = field(default_factory=list)
+    reward_estimate: Marks = field(default_factory=list)
+    greedy: Marks = field(default_factory=list)
+    greedy_reward: Marks = field(default_factory=list)
 
     @property
-    def best_known(self) -> tuple[list[float | None], list[float | None]]:
+    def best_known(self) -> tuple[Marks, Marks]:
         """Score and reward of each prompt, from as many answers as there are."""
         return self.estimate or self.held_out, self.reward_estimate or self.reward
 
@@ -48,6 +55,11 @@ class Look:
     def mean(self) -> float:
         """The held-out score."""
         return mean_of(self.best_known[0])
+
+    @property
+    def greedy_mean(self) -> float:
+        """The held-out score of greedy answers."""
+        return mean_of(_greedy(self)[0])
 
     @property
     def mean_reward(self) -> float:
@@ -62,42 +74,70 @@ class Look:
 def gamed(looks: Sequence[Look], tolerance: float) -> str | None:
     """Why the last look says that the reward is being gamed, or None.
 
-    Since the best look the reward has risen, and the held-out score has fallen by more than the tolerance: either so
-    that chance alone would do it less than once in twenty times, on the same prompts, or for the second time in a row.
+    Since the best look the reward has risen, and the held-out score, of sampled answers or of greedy ones, has fallen
+    by more than the tolerance: either so that chance alone would do it less than once in twenty times, on the same
+    prompts, or for the second time in a row.
     """
     if len(looks) < 2:
         return None
-    best, last = best_of(looks[:-1]), looks[-1]
-    if not fallen(best, last, tolerance):
-        return None
-    again = looks[-2].step > best.step and fallen(best, looks[-2], tolerance)
-    if not (again or _sure(best, last)):
-        return None
-    return (
-        f"the reward rose from {best.mean_reward:.3f} to {last.mean_reward:.3f} while the held-out score fell from "
-        f"{best.mean:.3f} to {last.mean:.3f} since update {best.step}: the reward is being gamed"
-    )
+    for kind, scores in ((" of held-out answers", _sampled), (" of greedy held-out answers", _greedy)):
+        best, last = _highest(looks[:-1], scores), looks[-1]
+        if not _fallen(best, last, tolerance, scores):
+            continue
+        again = looks[-2].step > best.step and _fallen(best, looks[-2], tolerance, scores)
+        if again or _sure(best, last, scores):
+            (held, rewards), (fell, rose) = map(_means, (scores(best), scores(last)))
+            return (
+                f"the reward{kind} rose from {rewards:.3f} to {rose:.3f} while their held-out score fell from "
+                f"{held:.3f} to {fell:.3f} since update {best.step}: the reward is being gamed"
+            )
+    return None
 
 
 def best_of(looks: Sequence[Look]) -> Look:
-    """The look with the highest held-out score, the earliest of several."""
-    return max(looks, key=lambda look: (look.mean, -look.step))
+    """The look whose weights are kept: the best greedy answers, which is what is released; the earliest of several."""
+    return _highest(looks, _greedy)
 
 
-def fallen(best: Look, last: Look, tolerance: float) -> bool:
-    """Whether the held-out score fell by more than the tolerance while the reward rose."""
-    gaps = [a - b for b, a in _both(best, last)]
-    return bool(gaps) and sum(gaps) / len(gaps) < -tolerance and last.mean_reward > best.mean_reward
+def falls(looks: Sequence[Look], last: Look, tolerance: float) -> bool:
+    """Whether the score of sampled answers is as far below its best as the tolerance, while the reward rose."""
+    return _fallen(_highest(looks, _sampled), last, tolerance, _sampled)
 
 
-def _sure(best: Look, last: Look) -> bool:
+Scores = Callable[[Look], tuple[Marks, Marks]]
+"""A look's scores and rewards, of sampled or of greedy answers."""
+
+
+def _means(scores: tuple[Marks, Marks]) -> tuple[float, float]:
+    return mean_of(scores[0]), mean_of(scores[1])
+
+
+def _sampled(look: Look) -> tuple[Marks, Marks]:
+    return look.best_known
+
+
+def _greedy(look: Look) -> tuple[Marks, Marks]:
+    return look.greedy or look.held_out, look.greedy_reward or look.reward
+
+
+def _highest(looks: Sequence[Look], scores: Scores) -> Look:
+    return max(looks, key=lambda look: (mean_of(scores(look)[0]), -look.step))
+
+
+def _fallen(best: Look, last: Look, tolerance: float, scores: Scores) -> bool:
+    gaps = [a - b for b, a in _both(best, last, scores)]
+    rose = mean_of(scores(last)[1]) > mean_of(scores(best)[1])
+    return bool(gaps) and sum(gaps) / len(gaps) < -tolerance and rose
+
+
+def _sure(best: Look, last: Look, scores: Scores) -> bool:
     """Whether the fall is beyond chance."""
-    judged = _both(best, last)
+    judged = _both(best, last, scores)
     return paired([b for b, _ in judged], [a for _, a in judged]).p_worse < ALPHA
 
 
-def _both(best: Look, last: Look) -> list[tuple[float, float]]:
-    pairs = zip(best.best_known[0], last.best_known[0], strict=True)
+def _both(best: Look, last: Look, scores: Scores) -> list[tuple[float, float]]:
+    pairs = zip(scores(best)[0], scores(last)[0], strict=True)
     return [(b, a) for b, a in pairs if b is not None and a is not None]
 
 
@@ -175,7 +215,9 @@ def to_report(looks: Sequence[Look], questions: Sequence[str], stopped: str | No
     moments = {"before": first, "best": best, "last": last}
     return {
         "gamed": stopped,
-        "curve": [{"step": k.step, "held_out": k.mean, "reward": k.mean_reward} for k in looks],
+        "curve": [
+            {"step": k.step, "held_out": k.mean, "greedy": k.greedy_mean, "reward": k.mean_reward} for k in looks
+        ],
         "examples": [
             {
                 "prompt": question,

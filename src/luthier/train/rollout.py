@@ -29,7 +29,7 @@ from luthier.train.batches import Update
 from luthier.train.experience import Experience, lay_answers
 from luthier.train.forward import Forward
 from luthier.train.held_out import LOOKS, HeldOut
-from luthier.train.monitors import SHOWN, Look, gamed, mean_of, of_rollout
+from luthier.train.monitors import SHOWN, Look, Marks, gamed, of_rollout
 from luthier.train.objectives import PolicyObjective
 from luthier.train.objectives.policy import answer_kl
 from luthier.train.parallel import Parallel
@@ -267,22 +267,15 @@ class Rollouts(Source):
 
     @torch.no_grad()
     def validate(self, step: int, mean: Mean) -> tuple[float, dict[str, float]]:  # noqa: ARG002 - answers are judged
-        """Minus the held-out score of answers to the held-out prompts, and the reward of the same answers."""
-        rank, world = self.parallel.rank, self.parallel.world
-        mine = list(range(rank, len(self.held_out), world))
-        with self._sampling():
-            seeds = [seed_of(self.setting.seed, HELD_OUT, i, 0) for i in mine]
-            drawn = self.sampler([self.held_out[i].ids for i in mine], seeds, step)
-        written = self._written(self.held_out, mine, drawn)
-        judged = self._joined_worth(self.judges.held_out(written))
-        rewarded = judged if self.judges.same else self._joined_worth(self.judges.rewards(written))
-        for worth in (judged, rewarded):
-            require(worth)
-        everything: list[Drawn] = self._joined(drawn)
-        rows = lay_answers([prompt.ids for prompt in self.held_out], [one.ids for one in everything])
-        texts = [one.text for one in everything[:SHOWN]]
-        shown = Experience(rows)
-        look = self.watch.add(step, shown, judged.total, rewarded.total, texts)
+        """Minus the score of greedy answers to the held-out prompts, and what sampled ones say of policy and reward."""
+        everything, judged, rewarded = self._held_out(HELD_OUT, step)
+        _, greedy, greedy_reward = self._held_out(None, step)
+        shown = Experience(
+            lay_answers([prompt.ids for prompt in self.held_out], [one.ids for one in everything]),
+        )
+        look = self.watch.add(
+            step, shown, (judged, rewarded, greedy, greedy_reward), [x.text for x in everything[:SHOWN]]
+        )
         found = gamed(self.looks, self.section.tolerance)
         if found and self.section.stop_when_gamed:
             self.stopped = found
@@ -290,14 +283,28 @@ class Rollouts(Source):
             self.log.write(events.Warned(found))
         metrics = {
             "held_out": look.mean,
-            "held_out_new": mean_of(judged.total),
+            "greedy": look.greedy_mean,
             "reward": look.mean_reward,
             "length": sum(len(one.ids) for one in everything) / len(everything),
             "truncated": sum(not one.ended for one in everything) / len(everything),
         }
         if self.reference is not None:
             metrics["kl"] = (shown.facts["logprobs"] - self._of_rows(self._before(shown), shown)).mean().item()
-        return -look.mean, metrics
+        return -look.greedy_mean, metrics
+
+    def _held_out(self, rollout: int | None, step: int) -> tuple[list[Drawn], Marks, Marks]:
+        """Answers to the held-out prompts, greedy ones without a rollout's number, their scores and their rewards."""
+        rank, world = self.parallel.rank, self.parallel.world
+        mine = list(range(rank, len(self.held_out), world))
+        seeds = None if rollout is None else [seed_of(self.setting.seed, rollout, i, 0) for i in mine]
+        with self._sampling():
+            drawn = self.sampler([self.held_out[i].ids for i in mine], seeds, step)
+        written = self._written(self.held_out, mine, drawn)
+        judged = self._joined_worth(self.judges.held_out(written))
+        rewarded = judged if self.judges.same else self._joined_worth(self.judges.rewards(written))
+        for worth in (judged, rewarded):
+            require(worth)
+        return self._joined(drawn), judged.total, rewarded.total
 
     @torch.no_grad()
     def due(self, step: int) -> bool:

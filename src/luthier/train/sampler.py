@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from luthier.errors import Missing
 from luthier.models.base import Base
-from luthier.models.generate import Generated, Sampling, generate
+from luthier.models.generate import GREEDY, Generated, Sampling, generate
 from luthier.models.roles import without_critic
 from luthier.models.tuning import is_adapter
 from luthier.models.vllm import Vllm
@@ -31,8 +31,11 @@ class Sampler(Protocol):
 
     exact: bool
 
-    def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int], step: int) -> list[Drawn]:
-        """An answer to each prompt, drawn from the whole distribution; each depends on its own seed alone."""
+    def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int] | None, step: int) -> list[Drawn]:
+        """An answer to each prompt, drawn from the whole distribution; each depends on its own seed alone.
+
+        Without seeds the greedy answers, without log-probabilities.
+        """
         ...
 
 
@@ -47,7 +50,7 @@ class InProcess:
         self.model, self.tokenizer, self.stop = model, tokenizer, stop
         self.room, self.temperature, self.tokens = room, temperature, tokens
 
-    def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int], step: int) -> list[Drawn]:  # noqa: ARG002
+    def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int] | None, step: int) -> list[Drawn]:  # noqa: ARG002
         """Answers by the model as it is now."""
         found = generate(
             self.model,
@@ -56,7 +59,7 @@ class InProcess:
             stop=self.stop,
             max_new_tokens=self.room,
             batch_tokens=self.tokens,
-            sampling=Sampling(self.temperature, seeds=seeds, logprobs=True),
+            sampling=_sampling(self.temperature, seeds),
         )
         return _drawn(found)
 
@@ -77,11 +80,15 @@ class WithVllm:
         self.model, self.stop, self.room, self.temperature = model, stop, room, temperature
         self.vllm = Vllm(model, tokenizer, base, "objective.sampler=vllm")
 
-    def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int], step: int) -> list[Drawn]:  # noqa: ARG002
+    def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int] | None, step: int) -> list[Drawn]:  # noqa: ARG002
         """Answers by vLLM with the adapter as it is now."""
         with without_critic(self.model):
-            sampling = Sampling(self.temperature, seeds=seeds, logprobs=True)
+            sampling = _sampling(self.temperature, seeds)
             return _drawn(self.vllm.write(prompts, stop=self.stop, room=self.room, sampling=sampling))
+
+
+def _sampling(temperature: float, seeds: Sequence[int] | None) -> Sampling:
+    return GREEDY if seeds is None else Sampling(temperature, seeds=seeds, logprobs=True)
 
 
 def _drawn(found: Sequence[Generated]) -> list[Drawn]:

@@ -141,3 +141,17 @@ def test_an_override_works_where_a_recipe_could_stand(luthier: Any, recipe: Path
     assert (run / "recipe.given.yaml").read_text().startswith("# overrides:\n# training.epochs=1\n")
     changed = luthier("plan", run, "seed=7", "--json").document  # a run is a recipe, too
     assert json.loads((Path(changed["run"]) / "lock.json").read_text())["seed"] == 7
+
+
+def test_what_a_users_function_prints_is_not_in_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from luthier import pipeline
+    from luthier.cli import console
+
+    monkeypatch.setattr(pipeline, "run_recipe", lambda *_, **__: print("a reward says hello"))
+    console.work(str(tmp_path / "recipe.yaml"), [], tmp_path / "runs", "model", as_json=True)
+    console.put({"status": "done"})
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"status": "done"}
+    assert "a reward says hello" in said.err

@@ -45,7 +45,7 @@ class Drifting:
         self.draws = np.array([self.rng.choice(4, p=p) for p in softmax(self.logits)])
         scores = GOOD[self.draws].tolist()
         rows = lay_answers([[1]] * len(scores), [[2]] * len(scores))
-        return self.held.add(step, Experience(rows), scores, scores, []).mean
+        return self.held.add(step, Experience(rows), (scores, scores, scores, scores), []).mean
 
 
 def test_the_change_is_that_of_the_expectation() -> None:

@@ -1,6 +1,7 @@
 """The rule that ends a gamed run, and the numbers of a rollout."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from luthier import events
 from luthier.text.render import TrainingRow
 from luthier.text.rows import gather
 from luthier.train.experience import Experience
-from luthier.train.monitors import Look, gamed, of_rollout
+from luthier.train.monitors import Look, best_of, gamed, of_rollout
 from luthier.train.rewards import Worth
 
 
@@ -48,6 +49,20 @@ def test_a_small_fall_has_to_be_seen_twice() -> None:
 )
 def test_nothing_else_ends_it(last: Look) -> None:
     assert gamed([look(0, 100, 1.0), look(5, 120, 2.0), last], 0.02) is None
+
+
+def test_greedy_answers_tell_of_a_fall_that_sampled_ones_do_not_show() -> None:
+    found = []
+    for greedy, reward in ((90, 2.0), (90, 0.5), (119, 2.0)):
+        before, last = look(0, 100, 1.0), look(5, 100, 1.5)
+        told = [replace(before, greedy=look(0, 120, 1.0).held_out, greedy_reward=[1.0] * 200)]
+        told.append(replace(last, greedy=look(5, greedy, 1.0).held_out, greedy_reward=[reward] * 200))
+        found.append(gamed(told, 0.02))
+        assert best_of(told).step == 0
+    assert found[0] is not None
+    assert "reward of greedy held-out answers rose from 1.000 to 2.000" in found[0]
+    assert "fell from 0.600 to 0.450" in found[0]
+    assert found[1:] == [None, None]
 
 
 def test_prompts_without_a_score_are_no_part_of_it() -> None:
@@ -101,7 +116,7 @@ def test_a_run_that_is_gamed_ends_and_keeps_the_weights_of_before(tmp_path: Path
     assert len(stopped) == 1
     assert "the reward is being gamed" in stopped[0].reason
     looks = seen(log, events.Validated)
-    best = max(looks, key=lambda v: v.metrics["held_out"])
+    best = max(looks, key=lambda v: (v.metrics["greedy"], -v.step))
     import json
 
     report = json.loads((task.out / "rollouts.json").read_text())
