@@ -45,7 +45,7 @@ def measured(recipe: str, seed: int, done: Run) -> dict[str, Any]:
     training = done.artifact("model").json("training.json")
     before, after = (done.metrics[name] for name in ("before/exact_match", "exact_match"))
     _, looks = events.training_curve(done.events)
-    held = [look.metrics["held_out"] for look in looks]
+    curves = {name: [look.metrics[name] for look in looks] for name in ("held_out", "greedy")}
     return {
         "recipe": recipe,
         "seed": seed,
@@ -54,8 +54,8 @@ def measured(recipe: str, seed: int, done: Run) -> dict[str, Any]:
         "before": [before.value, before.low, before.high],
         "after": [after.value, after.low, after.high],
         "way": (after.value - before.value) / (1 - before.value),
-        "sampled": [held[0], max(held), held[-1]],
-        "lost_at_the_end": max(held) - held[-1],
+        "curves": curves,
+        "lost_at_the_end": {name: max(curve) - curve[-1] for name, curve in curves.items()},
         "stopped": training["stopped"],
         "run": done.name,
     }

@@ -17,7 +17,7 @@ class Policy(Section):
     rewards: Annotated[tuple[Reward, ...], Field(min_length=1)]
     """What an answer is worth: a weighted sum."""
     held_out: tuple[Reward, ...] = ()
-    """What the answers to held-out prompts are judged by at every validation; the weights it likes best are kept.
+    """What the answers to held-out prompts are judged by at every validation; the best greedy answers are kept.
     Should be none of `rewards`: another reward model, an exact task. When not given: the rewards where all of them
     compare with the rows' own answers, else the word overlap (`f1`) with these."""
     prompts: Annotated[int, Field(ge=1)] = 64
@@ -44,9 +44,10 @@ class Policy(Section):
     truncate: Annotated[float, Field(ge=1)] = 2.0
     """Most that an answer of another sampler weighs: the cap of truncated importance sampling."""
     held_out_prompts: Annotated[int, Field(ge=8)] = 200
-    """Validation prompts that are answered at every validation."""
+    """Validation prompts that are answered at every validation, greedily and sampled."""
     tolerance: Annotated[float, Field(gt=0)] = 0.02
-    """How far the held-out score may fall below its best while the reward rises, before the run is ended."""
+    """How far the held-out score, of greedy or of sampled answers, may fall below its best while the reward rises,
+    before the run is ended."""
     stop_when_gamed: bool = True
     """End the run when the reward rises while the held-out score falls. Off: warn."""
 
