@@ -32,9 +32,9 @@ Marks = list[float | None]
 class Look:
     """One validation: the judge's score and the reward of each held-out answer (None: it failed), and texts of some.
 
-    These answers were sampled; `estimate` and `reward_estimate` are what they and those of earlier looks say together of
-    each prompt (`held_out.py`), the scores themselves when not given. `greedy` and `greedy_reward` are those of greedy
-    answers, which is what an evaluation asks for; those of the sampled ones when not given.
+    These answers were sampled; `estimate` and `reward_estimate` are what they and those of earlier looks say together
+    of each prompt (`held_out.py`), the scores themselves when not given. `greedy` and `greedy_reward` are those of
+    greedy answers, which is what an evaluation asks for; those of the sampled ones when not given.
     """
 
     step: int
