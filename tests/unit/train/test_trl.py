@@ -31,21 +31,16 @@ def trl(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("trl")
 
 
-def columns(rows: TokenRows) -> list[dict[str, list[int]]]:
-    """The pairs as TRL tokenises them."""
+def columns(rows: TokenRows, first: str = "chosen_ids", second: str = "rejected_ids") -> list[dict[str, Any]]:
+    """Rows two by two as TRL tokenises them: the prompt of the first, and both completions."""
     found = []
     for k in range(0, len(rows), 2):
-        chosen, rejected = rows.row(k), rows.row(k + 1)
-        start = chosen.trained.index(True)
+        two = rows.row(k), rows.row(k + 1)
+        start = two[0].trained.index(True)
         # TRL's completion goes on to the end of the row; what follows the end of turn is not trained here
-        last = [len(r.trained) - r.trained[::-1].index(True) for r in (chosen, rejected)]
-        found.append(
-            {
-                "prompt_ids": chosen.ids[:start],
-                "chosen_ids": chosen.ids[start : last[0]],
-                "rejected_ids": rejected.ids[start : last[1]],
-            }
-        )
+        last = [len(row.trained) - row.trained[::-1].index(True) for row in two]
+        completions = {name: row.ids[start:end] for name, row, end in zip((first, second), two, last, strict=True)}
+        found.append({"prompt_ids": two[0].ids[:start], **completions})
     return found
 
 
@@ -200,21 +195,10 @@ def test_loss_and_every_gradient_of_kto_are_those_of_trl(trl: Any, tmp_path: Pat
     trainer = trl.KTOTrainer(moved(seed=8), args=asked, train_dataset=some, processing_class=tokenizer())
     trainer.precompute_ref_logps = True
     before = row_sums(load_model(base(), "float32"), both)  # TRL would take the moved adapter as its reference
-    examples = []
-    for k in range(0, len(both), 2):
-        own, mate = both.row(k), both.row(k + 1)
-        start = own.trained.index(True)
-        last = [len(r.trained) - r.trained[::-1].index(True) for r in (own, mate)]
-        examples.append(
-            {
-                "prompt_ids": own.ids[:start],
-                "completion_ids": own.ids[start : last[0]],
-                "KL_completion_ids": mate.ids[start : last[1]],
-                "label": bool(both.ratings[k] > 0),  # type: ignore[index]
-                "ref_logps": before[k],
-                "ref_KL_logps": before[k + 1],
-            }
-        )
+    examples = columns(both, "completion_ids", "KL_completion_ids")
+    for k, example in enumerate(examples):
+        label = bool(both.ratings[2 * k] > 0)  # type: ignore[index]
+        example |= {"label": label, "ref_logps": before[2 * k], "ref_KL_logps": before[2 * k + 1]}
     theirs = trainer.compute_loss(trainer.model.train(), DataCollatorForUnpairedPreference(pad_token_id=0)(examples))
     assert goal.z > 0  # a seed at which the estimate of the divergence is not cut off
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
