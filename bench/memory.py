@@ -135,7 +135,7 @@ EXPLAINED = """
 By parts, each with its reason, in `luthier/plan/memory.py`: the runtime, weights, gradients, AdamW's moments, what each
 block keeps for the backward pass, the logits of one chunk, a checkpoint's copy, and what the allocator wastes. What a
 block keeps is not fitted: `tests/unit/train/test_activations.py` holds the formula of every tuning against the tensors
-that autograd keeps. Two numbers are: the runtime, and the waste.
+that autograd keeps. The runtime is, and the waste, which is larger where activations are computed again.
 
 The waste is large on a CPU. glibc gives freed memory back late, and a hole that a tensor left does not fit a new one of
 the same size, since tensors begin at multiples of 64 bytes. Who needs memory more than time can have each tensor mapped

@@ -40,9 +40,10 @@ CHUNK_LOGITS = 1 << 24
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTISED = {4: 0.516, 8: 1.0}
 RUNTIME = {"cpu": 0.58e9, "gpu": 0.8e9}
-WASTE = {"full": 0.3, "other": 0.45}
+WASTE = {"full": 0.3, "other": 0.45, "again": 0.9}
 """On a CPU, the share of activations and logits that glibc's heap holds on top. Freed tensors leave holes that a new
-one of the same size does not fit, since it has to begin at a multiple of 64."""
+one of the same size does not fit, since it has to begin at a multiple of 64. `again`: where blocks compute their
+activations again, which are made and freed block by block."""
 GPU_WASTE = 0.08
 LIVE_LOGITS = {"trained": 3, "frozen": 2}
 """Copies of a chunk's logits that are alive at once: they, their log-softmax, and the gradient of a trained head."""
@@ -100,7 +101,8 @@ def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
     if setting.gpu:
         parts["fragmentation"] = GPU_WASTE * sum(parts.values())
     else:
-        waste = WASTE.get(setting.tuning.kind, WASTE["other"])
+        again = setting.recompute or setting.cheap
+        waste = WASTE["again"] if again else WASTE.get(setting.tuning.kind, WASTE["other"])
         parts["fragmentation"] = waste * (parts["activations"] + parts["logits"])
     whole = {name: int(value) for name, value in parts.items()}
     return whole | {"total": sum(whole.values())}
