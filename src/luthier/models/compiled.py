@@ -49,6 +49,14 @@ def compile_blocks(model: Any) -> Callable[[], None]:
     return undo
 
 
+def compile_seconds() -> float:
+    """Seconds that this process has spent on making graphs and their code, forward and backward."""
+    from torch._dynamo.utils import calculate_time_spent
+
+    spent: float = calculate_time_spent().get("total_wall_time", 0.0)
+    return spent
+
+
 def _where_learned(compiled: Any, plain: Any) -> Any:
     def forward(*given: Any, **named: Any) -> Any:
         return (compiled if torch.is_grad_enabled() else plain)(*given, **named)

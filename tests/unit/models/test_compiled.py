@@ -1,5 +1,6 @@
 """Compiled blocks: the same losses and gradients, and no new graph for a batch of another length."""
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tiny import LORA, llama, random_rows
 from luthier.models import compiled
 from luthier.models.attention import NAME, attention
 from luthier.models.batch import lay_out
-from luthier.models.compiled import compile_blocks, why_not
+from luthier.models.compiled import compile_blocks, compile_seconds, why_not
 from luthier.models.fast_lora import make_fast
 from luthier.models.fastest import compiler
 from luthier.models.logprobs import batch_logprobs
@@ -37,7 +38,9 @@ def test_losses_and_gradients_are_the_same_and_lengths_make_no_new_graph() -> No
     plain = [result(model, numbers) for numbers in ([0, 1], [2, 3, 4])]
     undo = compile_blocks(model)
     torch._dynamo.utils.counters.clear()
+    begun, before = time.monotonic(), compile_seconds()
     first = result(model, [0, 1])
+    assert 0 < compile_seconds() - before < time.monotonic() - begun
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs > 0
     second = result(model, [2, 3, 4])

@@ -14,7 +14,7 @@ from luthier import events
 from luthier.errors import Missing
 from luthier.models.attention import NAME, Documents, attention
 from luthier.models.batch import best_fit, lay_out
-from luthier.models.compiled import compile_blocks, why_not
+from luthier.models.compiled import compile_blocks, compile_seconds, why_not
 from luthier.models.fast_lora import make_fast
 from luthier.models.fastest import speeds
 from luthier.models.load import DTYPES, training_dtype
@@ -70,7 +70,13 @@ def own(work: Work, turns: Turns, model: Any, how: How) -> None:
     log = events.Log(folder / "events.jsonl")
     source = Settled(rows, rows, _packed(work, rows, group) * 1000)
     turns.facts["loader_seconds"] = _loader(source, forward)
-    train(model, objective, source, _settings(work, forward), folder, log, lambda step: turns.step(step.loss))
+
+    def told(step: events.Step) -> None:
+        if how.compiles:
+            turns.facts["compile_seconds"] = compile_seconds()
+        turns.step(step.loss)
+
+    train(model, objective, source, _settings(work, forward), folder, log, told)
 
 
 def _loader(source: Settled, forward: Forward) -> float:
