@@ -9,6 +9,9 @@ the policy alone, and nothing has to be sampled: one forward pass tells after ev
 
 for each prompt, with the scores s of the last look's answers. `new` is what the weights have worn out, that is
 1 - 1 / mean(w^2) at a mean of 1, and a tenth at least: a policy that has moved far is known by its new answers alone.
+
+The greedy answers of the last look are passed over, too: one whose tokens all had better than even odds, and of which
+one has fallen below, is greedy no longer. So right answers that are gone are counted, not what came in their place.
 """
 
 import math
@@ -28,8 +31,10 @@ WORN = 0.1
 """A look is due when so much of the last one's answers is worn out."""
 SPENT = 0.5
 """Answers of looks that are due for that reason, to those that are learned from."""
+EVEN = math.log(0.5)
 LOOKS = "looks/"
 """What the names of its tensors in a checkpoint begin with."""
+SAMPLED, GREEDY = f"{LOOKS}sampled/", f"{LOOKS}greedy/"
 Scores = Sequence[float | None]
 
 
@@ -72,7 +77,7 @@ def _moved(weights: torch.Tensor, scores: Scores) -> list[float]:
 class HeldOut:
     """All looks of a run, and the answers of the last one.
 
-    `logprobs` gives, for rows of answers, each answer's log-probability under the policy as it is now.
+    `logprobs` gives, for rows of answers, the log-probabilities [labels] of their tokens under the policy as it is now.
     """
 
     def __init__(self, tolerance: float, rollout: int, prompts: int, logprobs: Callable[[Experience], torch.Tensor]):
@@ -81,6 +86,7 @@ class HeldOut:
         """Rollouts between looks that are due for worn answers: `rollout` answers each, `prompts` of a look."""
         self.looks: list[Look] = []
         self.kept: Experience | None = None
+        self.greedy: Experience | None = None
         self.change: Change | None = None
         self.rollouts = 0
 
@@ -92,17 +98,23 @@ class HeldOut:
         found = self._changed(step)
         if found.worn > WORN and self.rollouts >= self.apart:
             return True
+        if self._gone() > self.tolerance:
+            return True
         guess = Look(step, [], [], [], *self._estimates(found, None, None))
         return falls(self.looks, guess, self.tolerance)
 
     def add(
-        self, step: int, kept: Experience, marks: tuple[Scores, Scores, Scores, Scores], texts: Sequence[str]
+        self,
+        step: int,
+        answers: tuple[Experience, Experience],
+        marks: tuple[Scores, Scores, Scores, Scores],
+        texts: Sequence[str],
     ) -> Look:
         """A look.
 
         Args:
             step: updates so far.
-            kept: the sampled answers to the held-out prompts, as rows.
+            answers: those to the held-out prompts, sampled and greedy, as rows.
             marks: their scores and rewards, and those of greedy answers.
             texts: some of the sampled answers.
         """
@@ -112,15 +124,25 @@ class HeldOut:
             estimates = self._estimates(self._changed(step), held_out, reward)
         look = Look(step, held_out, reward, list(texts), *estimates, *greedy)
         self.looks.append(look)
-        kept.facts["logprobs"] = self.logprobs(kept)
-        self.kept, self.change, self.rollouts = kept, None, 0
+        self.kept, self.greedy = answers
+        self.kept.facts["logprobs"] = _sums(self.logprobs(self.kept), self.kept)
+        self.greedy.facts["least"] = _least(self.logprobs(self.greedy), self.greedy)
+        self.change, self.rollouts = None, 0
         return look
+
+    def _gone(self) -> float:
+        """The score of greedy answers of the last look that are no longer greedy, over all prompts."""
+        assert self.greedy is not None
+        now = _least(self.logprobs(self.greedy), self.greedy)
+        gone = (self.greedy.facts["least"] > EVEN) & (now < EVEN)
+        scores = self.looks[-1].greedy
+        return sum(scores[i] or 0.0 for i in gone.nonzero().flatten().tolist()) / len(scores)
 
     def _changed(self, step: int) -> Change:
         """What has changed since the last look; computed once for every update."""
         assert self.kept is not None
         if self.change is None or self.change.step != step:
-            last, moved = self.looks[-1], self.logprobs(self.kept) - self.kept.facts["logprobs"]
+            last, moved = self.looks[-1], _sums(self.logprobs(self.kept), self.kept) - self.kept.facts["logprobs"]
             self.change = change(step, moved, last.held_out, last.reward)
         return self.change
 
@@ -137,13 +159,18 @@ class HeldOut:
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """What a checkpoint has to hold: tensors, and JSON."""
-        kept = {} if self.kept is None else {f"{LOOKS}{name}": x for name, x in self.kept.state().items()}
+        kept: dict[str, torch.Tensor] = {}
+        for name, part in ((SAMPLED, self.kept), (GREEDY, self.greedy)):
+            kept |= {} if part is None else {f"{name}{key}": tensor for key, tensor in part.state().items()}
         return kept, {"looks": [look.to_json() for look in self.looks], "rollouts": self.rollouts}
 
     def restore(self, tensors: Tensors, facts: Mapping[str, Any]) -> None:
         """Go back to a state."""
-        kept = {name.removeprefix(LOOKS): x for name, x in tensors.items() if name.startswith(LOOKS)}
-        self.kept, self.change = Experience.read(kept) if kept else None, None
+        found = []
+        for name in (SAMPLED, GREEDY):
+            part = {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
+            found.append(Experience.read(part) if part else None)
+        (self.kept, self.greedy), self.change = found, None
         self.looks, self.rollouts = [Look(**look) for look in facts["looks"]], facts["rollouts"]
 
 
@@ -152,3 +179,18 @@ def _towards(estimate: float | None, moved: float, new: float | None, share: flo
         return new
     expected = estimate + moved
     return expected if new is None else expected + share * (new - expected)
+
+
+def _owner(answers: Experience) -> torch.Tensor:
+    return torch.arange(len(answers.rows)).repeat_interleave(answers.counts)
+
+
+def _sums(logprobs: torch.Tensor, answers: Experience) -> torch.Tensor:
+    """The log-probability [answers] of each answer."""
+    return torch.zeros(len(answers.rows), dtype=torch.float64).index_add(0, _owner(answers), logprobs.double())
+
+
+def _least(logprobs: torch.Tensor, answers: Experience) -> torch.Tensor:
+    """The log-probability [answers] of each answer's least likely token."""
+    found = torch.zeros(len(answers.rows), dtype=torch.float64)
+    return found.scatter_reduce(0, _owner(answers), logprobs.double(), "amin")

@@ -269,13 +269,13 @@ class Rollouts(Source):
     def validate(self, step: int, mean: Mean) -> tuple[float, dict[str, float]]:  # noqa: ARG002 - answers are judged
         """Minus the score of greedy answers to the held-out prompts, and what sampled ones say of policy and reward."""
         everything, judged, rewarded = self._held_out(HELD_OUT, step)
-        _, greedy, greedy_reward = self._held_out(None, step)
-        shown = Experience(
-            lay_answers([prompt.ids for prompt in self.held_out], [one.ids for one in everything]),
+        greedy, *marks = self._held_out(None, step)
+        prompts = [prompt.ids for prompt in self.held_out]
+        shown, likeliest = (
+            Experience(lay_answers(prompts, [one.ids for one in part])) for part in (everything, greedy)
         )
-        look = self.watch.add(
-            step, shown, (judged, rewarded, greedy, greedy_reward), [x.text for x in everything[:SHOWN]]
-        )
+        texts = [one.text for one in everything[:SHOWN]]
+        look = self.watch.add(step, (shown, likeliest), (judged, rewarded, marks[0], marks[1]), texts)
         found = gamed(self.looks, self.section.tolerance)
         if found and self.section.stop_when_gamed:
             self.stopped = found
@@ -289,7 +289,8 @@ class Rollouts(Source):
             "truncated": sum(not one.ended for one in everything) / len(everything),
         }
         if self.reference is not None:
-            metrics["kl"] = (shown.facts["logprobs"] - self._of_rows(self._before(shown), shown)).mean().item()
+            before = self._before(shown).double().sum()
+            metrics["kl"] = ((shown.facts["logprobs"].sum() - before) / len(everything)).item()
         return -look.greedy_mean, metrics
 
     def _held_out(self, rollout: int | None, step: int) -> tuple[list[Drawn], Marks, Marks]:
@@ -314,16 +315,10 @@ class Rollouts(Source):
         return self.watch.due(step)
 
     def _of_answers(self, experience: Experience) -> torch.Tensor:
-        """The log-probability of each answer [rows] under the policy as it is."""
+        """The log-probabilities [labels] of answers under the policy as it is."""
         self.model.train()  # the kernels of an update; dropout is out of the model
         temperature = self.section.temperature
-        found = self._of_labels(lambda batch: batch_logprobs(self.model, batch, temperature), experience)
-        return self._of_rows(found, experience)
-
-    def _of_rows(self, labels: torch.Tensor, experience: Experience) -> torch.Tensor:
-        """Sums [rows] over the labels of each row."""
-        owner = torch.arange(len(experience.rows)).repeat_interleave(experience.counts)
-        return torch.zeros(len(experience.rows), dtype=torch.float64).index_add(0, owner, labels.double())
+        return self._of_labels(lambda batch: batch_logprobs(self.model, batch, temperature), experience)
 
     @property
     def looks(self) -> list[Look]:

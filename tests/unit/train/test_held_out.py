@@ -45,7 +45,8 @@ class Drifting:
         self.draws = np.array([self.rng.choice(4, p=p) for p in softmax(self.logits)])
         scores = GOOD[self.draws].tolist()
         rows = lay_answers([[1]] * len(scores), [[2]] * len(scores))
-        return self.held.add(step, Experience(rows), (scores, scores, scores, scores), []).mean
+        answers = Experience(rows), Experience(rows)
+        return self.held.add(step, answers, (scores, scores, scores, scores), []).mean
 
 
 def test_the_change_is_that_of_the_expectation() -> None:
@@ -100,6 +101,7 @@ def test_equal_answers_say_that_nothing_changed_and_unknown_ones_say_nothing() -
 def test_a_look_is_due_when_answers_are_worn_out_but_not_at_any_price() -> None:
     policy = Drifting(100, 0)
     policy.look(0)
+    policy.held.looks[0].greedy[:] = [0.0] * 100
     policy.held.apart = 3
     assert not policy.held.due(1)
     policy.logits[:, 0] += 1.0  # better, and far away
@@ -112,12 +114,30 @@ def test_a_look_is_due_when_answers_are_worn_out_but_not_at_any_price() -> None:
 def test_a_look_is_due_at_once_when_the_score_has_fallen_while_the_reward_rose() -> None:
     policy = Drifting(100, 0)
     policy.look(0)
+    policy.held.looks[0].greedy[:] = [0.0] * 100
     policy.held.apart = 100
     policy.held.looks[0].reward_estimate[:] = policy.held.looks[0].reward[:] = [1 - x for x in GOOD[policy.draws]]
     policy.logits[:, 0] += 0.2
     assert not policy.held.due(1)
     policy.logits[:, 0] -= 0.5
     assert policy.held.due(2)
+
+
+def test_a_look_is_due_at_once_when_right_greedy_answers_are_gone() -> None:
+    policy = Drifting(10, 0)
+    policy.logits[:, 1:] = 0.0
+    policy.logits[:, 0] = 2.0  # the right answer has 0.71
+    policy.held.apart = 100
+    policy.look(0)
+    policy.draws[:] = 0
+    policy.held.looks[0].greedy[:] = [1.0] * 10
+    assert policy.held.greedy is not None
+    policy.held.greedy.facts["least"] = policy.logprobs(policy.held.greedy)
+    policy.logits[:, 0] = 1.2  # 0.53, still ahead
+    assert policy.held._gone() == 0
+    policy.logits[:3, 0] = 1.0  # 0.48
+    assert policy.held._gone() == pytest.approx(0.3)
+    assert policy.held.due(1)
 
 
 def test_a_state_is_gone_back_to() -> None:
