@@ -131,12 +131,14 @@ class HeldOut:
         return look
 
     def _gone(self) -> float:
-        """The score of greedy answers of the last look that are no longer greedy, over all prompts."""
+        """The score, above the lowest, of greedy answers of the last look that are no longer greedy, over all prompts."""
         assert self.greedy is not None
         now = _least(self.logprobs(self.greedy), self.greedy)
         gone = (self.greedy.facts["least"] > EVEN) & (now < EVEN)
         scores = self.looks[-1].greedy
-        return sum(scores[i] or 0.0 for i in gone.nonzero().flatten().tolist()) / len(scores)
+        lowest = min((score for score in scores if score is not None and score < 0), default=0.0)
+        lost = [scores[i] for i in gone.nonzero().flatten().tolist()]
+        return sum(score - lowest for score in lost if score is not None) / len(scores)
 
     def _changed(self, step: int) -> Change:
         """What has changed since the last look; computed once for every update."""
