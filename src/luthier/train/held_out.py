@@ -131,14 +131,16 @@ class HeldOut:
         return look
 
     def _gone(self) -> float:
-        """The score, above the lowest, of greedy answers of the last look that are no longer greedy, over all prompts."""
+        """The score, above the lowest, of greedy answers that are greedy no longer, over all prompts of the last look."""
         assert self.greedy is not None
         now = _least(self.logprobs(self.greedy), self.greedy)
         gone = (self.greedy.facts["least"] > EVEN) & (now < EVEN)
         scores = self.looks[-1].greedy
         lowest = min((score for score in scores if score is not None and score < 0), default=0.0)
-        lost = [scores[i] for i in gone.nonzero().flatten().tolist()]
-        return sum(score - lowest for score in lost if score is not None) / len(scores)
+        lost = 0.0
+        for score, is_gone in zip(scores, gone.tolist(), strict=True):
+            lost += score - lowest if is_gone and score is not None else 0.0
+        return lost / len(scores)
 
     def _changed(self, step: int) -> Change:
         """What has changed since the last look; computed once for every update."""
