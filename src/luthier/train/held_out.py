@@ -131,7 +131,7 @@ class HeldOut:
         return look
 
     def _gone(self) -> float:
-        """The score, above the lowest, of the last look's greedy answers that are greedy no longer, over all prompts."""
+        """The score, above the lowest, of greedy answers of the last look that are greedy no longer, a prompt."""
         assert self.greedy is not None
         now = _least(self.logprobs(self.greedy), self.greedy)
         gone = (self.greedy.facts["least"] > EVEN) & (now < EVEN)
