@@ -23,6 +23,8 @@ from luthier.errors import LuthierError
 
 PARTS = 500
 """Keys looked up at once."""
+CLOSE = 8192
+"""Bytes a body up to which it is quicker to read what lies between them, too."""
 KEPT_MEMORIES = 4
 """Settings for which a memory is kept; the one used longest ago is deleted."""
 WASTE = 4
@@ -152,6 +154,15 @@ class Memory:
     def body(self, at: int, length: int) -> bytes:
         """Bytes of the bodies."""
         return os.pread(self._read, length, at)
+
+    def bodies(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The same for several places and lengths; read at once where they lie close together, as new ones do."""
+        first = min(at for at, _ in spans)
+        last = max(at + length for at, length in spans)
+        if last - first > CLOSE * len(spans):
+            return [self.body(at, length) for at, length in spans]
+        whole = self.body(first, last - first)
+        return [whole[at - first : at - first + length] for at, length in spans]
 
     def close(self) -> None:
         """Close the files."""

@@ -7,6 +7,7 @@ bodies and is read one row at a time.
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +149,13 @@ class Table:
         return self._names[file]
 
 
+@lru_cache
+def _span(lengths: str, step: int) -> tuple[int, int]:
+    """Where the signature of a step begins among all, and its length."""
+    sizes = lengths_of(lengths)
+    return sum(sizes[:step]), sizes[step]
+
+
 class LiveRows:
     """The rows that are still kept, as a set step sees them."""
 
@@ -160,11 +168,13 @@ class LiveRows:
 
     def signatures(self) -> Iterator[tuple[int, bytes]]:
         """Number and signature of each row, in order."""
-        query = f"SELECT n, at + content + pieces, signatures FROM rows WHERE {KEPT} ORDER BY n"
-        for number, at, lengths in self._table.sql(query):
-            sizes = lengths_of(lengths)
-            before = sum(sizes[: self._step])
-            yield number, self._table.memory.body(at + before, sizes[self._step])
+        found = self._table.sql(f"SELECT n, at + content + pieces, signatures FROM rows WHERE {KEPT} ORDER BY n")
+        while rows := found.fetchmany(PARTS):
+            spans = []
+            for _, at, lengths in rows:
+                before, size = _span(lengths, self._step)
+                spans.append((at + before, size))
+            yield from zip([number for number, *_ in rows], self._table.memory.bodies(spans), strict=True)
 
     def row(self, number: int) -> Row:
         """One row."""
