@@ -69,11 +69,7 @@ class Example:
 
     def to_json(self) -> Json:
         """The example as one JSON object; `from_json` reads it back."""
-        row: Json = {"source": self.source, "line": self.line}
-        if self.tools:
-            row["tools"] = list(self.tools)
-        if self.rating is not None:
-            row["rating"] = self.rating
+        row = _head(self, "rating")
         if self.text is not None:
             return row | {"text": self.text}
         return row | {"messages": [message.to_json() for message in self.messages]}
@@ -109,11 +105,7 @@ class Pair:
 
     def to_json(self) -> Json:
         """The pair as one JSON object; `from_json` reads it back."""
-        row: Json = {"source": self.source, "line": self.line}
-        if self.tools:
-            row["tools"] = list(self.tools)
-        if self.margin is not None:
-            row["margin"] = self.margin
+        row = _head(self, "margin")
         sides = ("prompt", "chosen", "rejected")
         return row | {side: [message.to_json() for message in getattr(self, side)] for side in sides}
 
@@ -123,6 +115,15 @@ class Pair:
         prompt, chosen, rejected = (tuple(map(Message.from_json, row[k])) for k in ("prompt", "chosen", "rejected"))
         tools = tuple(row.get("tools", ()))
         return cls(row["source"], row["line"], prompt, chosen, rejected, tools, row.get("margin"))
+
+
+def _head(content: Example | Pair, judgement: str) -> Json:
+    """What both begin with: the place, the tools, and people's judgement where there is one."""
+    row: Json = {"source": content.source, "line": content.line}
+    if content.tools:
+        row["tools"] = list(content.tools)
+    value = getattr(content, judgement)
+    return row if value is None else row | {judgement: value}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,10 +81,11 @@ def curate(
     workshop = Workshop(recipe.data.curate, around, tokenizer, context, split.by, split.time, wanted)
     feeds = _feeds(recipe, recipe_folder)
     with open_memory(memory, workshop.fingerprint()) as held, Table(held, out) as table:
-        strict = recipe.data.too_long == "error"
-        reports = _work_through(table, feeds, workshop, limit, strict=strict, progress=progress)
+        reports = _work_through(table, feeds, workshop, limit, progress=progress)
         apply_verdicts(table, workshop, verdicts)
         try:
+            if recipe.data.too_long == "error":
+                _check_long(table)
             _draw(table, [source.weight for source in recipe.data.sources])
             check_rejected(table, recipe.data.max_rejected)
             progress(table.count, table.count, "dividing")
@@ -123,12 +124,12 @@ def _feeds(recipe: Recipe, home: Path) -> list[Feed]:
 
 
 def _work_through(
-    table: Table, feeds: Sequence[Feed], workshop: Workshop, limit: int, *, strict: bool, progress: Progress
+    table: Table, feeds: Sequence[Feed], workshop: Workshop, limit: int, *, progress: Progress
 ) -> dict[str, Json]:
     """Take in all rows, refuse those that are too long, and compare the rest; what the set steps report."""
     for count in take_in(feeds, table, workshop):
         progress(count, 0, "rows read")
-    _refuse_long(table, limit, strict=strict)
+    _refuse_long(table, limit)
     reports: dict[str, Json] = {}
     for i, step in enumerate(workshop.sets):
         progress(table.count, table.count, step.name.replace("_", " "))
@@ -138,13 +139,17 @@ def _work_through(
     return reports
 
 
-def _refuse_long(table: Table, limit: int, *, strict: bool) -> None:
+def _refuse_long(table: Table, limit: int) -> None:
     reason = f"longest || ' tokens, the limit is {limit}'"
     change = f"UPDATE rows SET fate = 'too_long', rule = 'length', score = longest, reason = {reason} "
     table.sql(change + f"WHERE {KEPT} AND longest > ?", (limit,))
-    first = table.sql("SELECT min(n) FROM rows WHERE fate = 'too_long' AND rule = 'length'").fetchone()[0]
-    if strict and first is not None:
-        reason = table.sql("SELECT reason FROM rows WHERE n = ?", (first,)).fetchone()[0]
+
+
+def _check_long(table: Table) -> None:
+    """Refuse to go on when a row is too long: `data.too_long` is `error`."""
+    asked = "SELECT n, reason FROM rows WHERE fate = 'too_long' AND rule = 'length' ORDER BY n LIMIT 1"
+    if found := table.sql(asked).fetchone():
+        first, reason = found
         fix = "shorten the row, raise data.max_length, or set data.too_long=drop"
         raise DataError(reason, where=table.where(first), fix=fix)
 
@@ -232,7 +237,7 @@ def _replay(
     files = replay_files(replay.path, home)
     feed = Feed(0, files, PASSAGE, Reading(rows=recipe.objective.rows))
     with Table(memory, out) as table:
-        _work_through(table, [feed], workshop, limit, strict=False, progress=lambda *_: None)
+        _work_through(table, [feed], workshop, limit, progress=lambda *_: None)
         _hold_out(table, data, recipe.data.split.twins)
         if not table.sql(f"SELECT count(*) FROM rows WHERE {KEPT}").fetchone()[0]:
             check_rejected(table, 1.0)

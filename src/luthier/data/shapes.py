@@ -297,8 +297,11 @@ def _prompt(row: Json) -> list[Message]:
 
 
 def _question_answer(row: Json) -> list[Message]:
-    question = Message("user", read_content(row["question"], "question"))
-    return _with_system(row, [question, Message("assistant", read_content(row["answer"], "answer"))])
+    """A question and its answer; a passage that the question is about stands before it (as in SQuAD)."""
+    passage = "" if row.get("context") is None else read_content(row["context"], "context")
+    question = read_content(row["question"], "question")
+    asked = Message("user", f"{passage}\n\n{question}" if passage.strip() else question)
+    return _with_system(row, [asked, Message("assistant", read_content(row["answer"], "answer"))])
 
 
 def _text(row: Json) -> str:

@@ -29,6 +29,8 @@ STRUCTURED = (
 """Columns that may hold JSON in a cell."""
 SEPARATORS = ",;\t|"
 BATCH = 256
+LONGEST_HEADER = 1 << 16
+"""Letters within which the quotes of the first row have to be closed."""
 CHOICES, LEAST_CELLS = ["A", "B", "C", "D", "E"], 4
 """Letters of choices, and the least cells of a row with a question, two choices and the letter of the right one."""
 _ESCAPED = re.compile("[\ud800-\udfff]")
@@ -39,14 +41,14 @@ def read_table(path: Path, source: str) -> Iterator[RawRow]:
     with open_stream(path, source) as stream:
         text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
         csv.field_size_limit(LARGEST_ROW)
-        first = text.readline()
+        first, rest = _first_row(text)
         header, separator = _header(first, source)
-        start = 2
-        lines: Iterable[str] = text
+        start = len(first) + 1
+        lines: Iterable[str] = itertools.chain(rest, text)
         if (
             len(header) >= LEAST_CELLS and header[-1] in CHOICES and len(header[0]) > 1
         ):  # MMLU's files begin with the first question
-            lines, start = itertools.chain([first], text), 1
+            lines, start = itertools.chain(first, rest, text), 1
             header = ["question", *CHOICES[: len(header) - 2], "answer"]
         rows = csv.reader(lines, delimiter=separator, strict=True)
         before = start
@@ -63,12 +65,27 @@ def read_table(path: Path, source: str) -> Iterator[RawRow]:
             ) from error
 
 
-def _header(line: str, source: str) -> tuple[list[str], str]:
-    if _ESCAPED.search(line):
+def _first_row(text: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The lines of the first row, of which a quoted cell may span several, and those that were read beyond it."""
+    read: list[str] = []
+    quotes = letters = 0
+    for line in text:
+        read.append(line)
+        quotes, letters = quotes + line.count('"'), letters + len(line)
+        if quotes % 2 == 0:
+            return read, []
+        if letters > LONGEST_HEADER:
+            break
+    return read[:1], read[1:]  # the quote is never closed: a sign of inches, most likely
+
+
+def _header(lines: list[str], source: str) -> tuple[list[str], str]:
+    whole = "".join(lines)
+    if _ESCAPED.search(whole):
         raise DataError("the header is not UTF-8", where=f"{source}:1", fix="save the table as UTF-8")
-    separator = max(SEPARATORS, key=line.count)
+    separator = max(SEPARATORS, key=whole.count)
     try:
-        found = next(csv.reader([line], delimiter=separator, strict=True), [])
+        found = next(csv.reader(lines, delimiter=separator, strict=True), [])
     except csv.Error as error:
         raise DataError(
             f"the header cannot be read: {error}", where=f"{source}:1", fix="write the names of the columns in one line"

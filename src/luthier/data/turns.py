@@ -17,6 +17,7 @@ ROLES: dict[str, Role] = {
     "user": "user",
     "human": "user",
     "assistant": "assistant",
+    "ai": "assistant",
     "gpt": "assistant",
     "model": "assistant",
     "bot": "assistant",

@@ -155,6 +155,7 @@ def test_the_limit(bench: Any, asked: Asked) -> None:
         assert bench.curate(*rows)["fates"] == {"kept": 5, "too_long": 1}
         with pytest.raises(DataError, match=r"^rows.jsonl:6: .* the limit"):
             bench.curate(*rows, too_long="error")
+        assert [line["fate"] for line in bench.ledger] == [*["kept"] * 5, "too_long"]  # it says which ones are to mend
 
 
 def test_a_row_may_be_as_long_as_the_limit(bench: Any, asked: Asked) -> None:

@@ -92,6 +92,23 @@ def test_rows_keep_their_lines(tmp_path: Path) -> None:
     assert [row.line for row in rows] == [2, 4, 6, 8, 10]  # each cell has a line break in it
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_first_row_of_a_table_may_span_lines(tmp_path: Path, end: str) -> None:
+    question = ['"What is said here,', 'over two lines?"', "this", "that", "both", "none", "C"]
+    mmlu = f"{end.join(question[:2])},{','.join(question[2:])}{end}Another?,a,b,c,d,B{end}"
+    found = read(write(tmp_path / "mmlu.csv", mmlu.encode()))
+    assert [row.line for row in found] == [1, 3]
+    assert [row.value["answer"] for row in found if row.value] == ["C", "B"]
+    assert found[0].value is not None
+    assert found[0].value["question"].split() == "What is said here, over two lines?".split()
+    header = f'"question{end}(English)",answer{end}a,b{end}'
+    assert [(row.line, row.value) for row in read(write(tmp_path / "a.csv", header.encode()))] == [
+        (3, {f"question{end}(English)": "a", "answer": "b"})
+    ]
+    inches = f'size 5",question{end}a,b{end}c,d{end}'  # no quote that opens a cell
+    assert [row.line for row in read(write(tmp_path / "b.csv", inches.encode()))] == [2, 3]
+
+
 @pytest.mark.parametrize("wide", [True, False])
 def test_a_row_of_a_table_with_too_many_or_too_few_cells_gets_a_fate(tmp_path: Path, wide: bool) -> None:
     found = values(write(tmp_path / "a.csv", b"question,answer\na,b\n" + (b"a,b,c\n" if wide else b"a\n") + b"c,d\n"))

@@ -64,6 +64,8 @@ WITH_SYSTEM = [("system", "Be kind."), *PLAIN]
         ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello", "system": "Be kind."}, WITH_SYSTEM),
         ("alpaca", {"instruction": "Hi", "input": "you", "output": "Hello"}, [("user", "Hi\n\nyou"), PLAIN[1]]),
         ("alpaca", {"instruction": "Hi", "context": "you", "response": "Hello"}, [("user", "Hi\n\nyou"), PLAIN[1]]),
+        ("question_answer", {"context": "You", "question": "Hi", "answer": "Hello"}, [("user", "You\n\nHi"), PLAIN[1]]),
+        ("question_answer", {"context": " ", "question": "Hi", "answer": "Hello"}, PLAIN),
         ("alpaca", {"instruction": "", "input": "Hi", "output": "Hello"}, PLAIN),
         ("alpaca", {"instruction": "Hi", "output": "Hello", "history": [["a", "b"]]},
          [("user", "a"), ("assistant", "b"), *PLAIN]),
