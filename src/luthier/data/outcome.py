@@ -226,7 +226,7 @@ def pack_content(content: Content) -> bytes:
     return pack_json(content.to_json() | {"source": "", "line": 0})
 
 
-def pack_json(body: Json) -> bytes:
+def pack_json(body: Json | Sequence[Any]) -> bytes:
     """What `json` writes with the fewest signs; of texts the same bytes, made some eight times as fast."""
     try:
         if _texts_only(body):

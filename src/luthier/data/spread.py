@@ -3,6 +3,7 @@
 Processes start only when there is enough to do: starting them takes seconds, in which thousands of rows are done.
 """
 
+import gc
 import multiprocessing
 import os
 from collections import deque
@@ -15,6 +16,9 @@ from luthier.errors import Missing
 
 ALONE = 24 << 20
 """Bytes of rows that are worked on before other processes are started."""
+
+SELDOM = (100_000, 20, 100)
+"""When a process of its own looks for garbage in circles: rows make none, and looking takes a twentieth of its time."""
 
 T = TypeVar("T")
 
@@ -82,6 +86,8 @@ _here: tuple[Callable[[Any, Any], Any], Any] | None = None
 def _begin(work: Callable[[Any, Any], Any], common: Any) -> None:
     global _here
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core is enough
+    gc.freeze()
+    gc.set_threshold(*SELDOM)
     _here = (work, common)
 
 

@@ -103,9 +103,11 @@ def test_content_is_packed_as_json_writes_it(body: dict[str, Any]) -> None:
 def test_an_index_is_made_when_a_new_memory_is_closed_or_else_when_it_is_opened(tmp_path: Path) -> None:
     keys = [bytes([k]) * 16 for k in range(3)]
     memory = Memory(tmp_path)
-    memory.keep(keys, packed([Outcome("text", KEPT, content=bytes([k])) for k in range(3)]))
+    told = {"rule": "r", "note": "half \ud800", "risk": 0.25, "mark": b"m" * 16, "place": 2**63 - 1, "moment": 1e20}
+    made = memory.keep(keys, packed([Outcome("text", KEPT, content=bytes([k]), **told) for k in range(3)]))
     assert memory.look_up(keys) == {}  # what this time has made is not looked for
     again = Memory(tmp_path)  # as after a kill: the first one was never closed
+    assert again.look_up(keys) == made
     assert [again.body(found.at, found.content) for found in again.look_up(keys).values()] == [b"\0", b"\1", b"\2"]
     again.close()
     memory.close()
