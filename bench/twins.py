@@ -5,8 +5,8 @@
 Every file that holds rows is curated and divided as `luthier curate` does it, with near duplicates kept together.
 Then the Jaccard index of every row of training with every row held out is worked out from written-down shingles
 (five words in a row, or five letters of texts under twenty words), without the code that found near duplicates.
-One JSON document on standard output: rows and pairs at or above the index, by file. Exit code 4 when there is such
-a pair.
+One JSON document on standard output: rows and pairs at or above the index by file, or why it was not measured. Exit
+code 4 when there is such a pair.
 """
 
 import argparse
@@ -21,13 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz")
-NAMES = {
-    "tweet": "text",
-    "Question": "text",
-    "sentence": "text",
-    "query": "text",
-}
-"""Names of fields in well-known files that hold what a reader sees."""
+NAMES = ("tweet", "prompt", "question", "Question", "sentence", "query")
+"""Names of fields in well-known files that hold what a reader sees: rows of no known shape are read as these texts."""
 
 
 def shingles(text: str) -> set[str]:
@@ -65,7 +60,7 @@ def twins(training: list[set[str]], held: list[set[str]], index: float) -> Itera
 
 def check(path: Path, index: float, folder: Path) -> dict[str, Any]:
     """Curate one file and count the twins; says so when its rows cannot be read or divided."""
-    for fields in ({}, *({ours: theirs} for theirs, ours in NAMES.items())):
+    for fields in ({}, *({"text": name} for name in NAMES)):
         source = {"path": str(path.resolve()), "fields": fields}
         recipe = folder / "recipe.json"
         data = {"sources": [source], "max_rejected": 0.9, "split": {"twins": index}, "max_length": 512}
@@ -77,11 +72,11 @@ def check(path: Path, index: float, folder: Path) -> dict[str, Any]:
             out = Path(said["artifacts"]["dataset"])
             training, held = read(out / "train.jsonl"), read(out / "validation.jsonl")
             pairs = list(twins(training, held, index))
-            rows = {"read": said["rows"]["read"], "training": len(training), "held_out": len(held)}
+            rows = {"read": said["rows"]["read"], "training": len(training), "held_out": len(held)} | fields
             return rows | {"twins": len(pairs), "highest": round(max((p[2] for p in pairs), default=0), 3)}
         if "unknown_shape" not in done.stdout + done.stderr:
             break
-    return {"not_read": (done.stderr or done.stdout).strip().splitlines()[:2]}
+    return {"not_measured": " ".join((done.stderr or done.stdout).split())}
 
 
 def main() -> None:
@@ -92,11 +87,12 @@ def main() -> None:
     files = [f for path in options.paths for f in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     results = {}
     for path in files:
-        if path.is_file() and path.name.endswith(ENDINGS):
-            with tempfile.TemporaryDirectory() as name:
-                results[path.name if path in options.paths else f"{path.parent.name}/{path.name}"] = check(
-                    path, options.index, Path(name)
-                )
+        name = path.name if path in options.paths else f"{path.parent.name}/{path.name}"
+        if path.is_file() and not path.name.endswith(ENDINGS):
+            results[name] = {"not_measured": "no file of rows"}
+        elif path.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                results[name] = check(path, options.index, Path(folder))
     total = sum(result.get("twins", 0) for result in results.values())
     print(json.dumps({"index": options.index, "twins": total, "files": results}, indent=1))
     sys.exit(4 if total else 0)
