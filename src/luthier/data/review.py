@@ -2,7 +2,8 @@
 
 The share of defects is estimated from the rows drawn at random alone, with the exact interval of Clopper and Pearson
 (1934). The draw is stratified by source and length in proportion, which can only make the true error smaller than that
-of a plain draw. Rows with the highest risk are looked at besides, and do not enter the estimate.
+of a plain draw. Rows with the highest risk are looked at besides, and do not enter the estimate. Where every row was
+seen nothing is estimated: the share is that of all of them.
 """
 
 import math
@@ -88,11 +89,14 @@ def outlook(entries: Sequence[Entry], verdicts: Mapping[str, Verdict], limit: fl
     random = [verdict for verdict in mine if verdict.drawn == "random"]
     others = [verdict for verdict in mine if verdict.drawn != "random"]
     seen, defects = len(random), sum(verdict.defective for verdict in random)
+    bad = sum(verdict.defective for verdict in others)
     low, high = interval(defects, seen)
-    return Outlook(
-        seen, defects, defects / seen if seen else 0.0, low, high, limit, _more(defects, seen, limit),
-        len(others), sum(verdict.defective for verdict in others),
-    )  # fmt: skip
+    more, unseen, share = _more(defects, seen, limit), len(known) - len(mine), (defects + bad) / max(len(known), 1)
+    if share < limit and known:  # few rows: once all were seen, their share is known and not estimated
+        more = unseen if more is None else min(more, unseen)
+    if not unseen and known:
+        low = high = share
+    return Outlook(seen, defects, defects / seen if seen else 0.0, low, high, limit, more, len(others), bad)
 
 
 def interval(defects: int, seen: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -44,15 +44,29 @@ def test_the_interval_is_the_exact_one(counts: tuple[int, int]) -> None:
 @given(st.integers(0, 5), st.integers(0, 200), st.sampled_from([0.02, 0.05, 0.2]))
 def test_how_many_more_is_the_least_that_does(defects: int, seen: int, limit: float) -> None:
     seen = max(seen, defects)
-    rows = [entry(i) for i in range(seen)]
+    rows = [entry(i) for i in range(seen + 10_000)]  # so many that never all are seen
     verdicts = {
-        e.content: Verdict(e.content, "reject" if i < defects else "accept", "random") for i, e in enumerate(rows)
+        e.content: Verdict(e.content, "reject" if i < defects else "accept", "random")
+        for i, e in enumerate(rows[:seen])
     }
     found = outlook(rows, verdicts, limit)
     assert found.more is not None
     assert interval(defects, seen + found.more)[1] < limit
     assert found.more == 0 or interval(defects, seen + found.more - 1)[1] >= limit
     assert found.passed == (found.more == 0 and seen > 0)
+
+
+def test_of_few_rows_all_are_enough() -> None:
+    """40 good rows alone would leave up to 8.8 %: an estimate for rows that there are not."""
+    rows = [entry(i) for i in range(40)]
+    good = {e.content: Verdict(e.content, "accept", "random" if i % 4 else "risk") for i, e in enumerate(rows)}
+    some = dict(list(good.items())[:30])
+    assert (outlook(rows, some, 0.05).more, outlook(rows, some, 0.05).passed) == (10, False)
+    found = outlook(rows, good, 0.05)
+    assert (found.low, found.high, found.more, found.passed) == (0, 0, 0, True)
+    bad = good | {e.content: Verdict(e.content, "reject", "random") for e in rows[1:4]}
+    assert outlook(rows, bad, 0.05).high == 3 / 40
+    assert not outlook(rows, bad, 0.05).passed
 
 
 def test_the_sample_is_stratified_stable_and_has_the_riskiest() -> None:
