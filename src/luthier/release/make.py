@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from luthier.artifact import make_folder, write_text
 from luthier.errors import Missing, ParityFailed, RecipeError
 from luthier.models.base import Base
@@ -117,6 +119,7 @@ def _make(job: Job, out: Path, elsewhere: Elsewhere, *, merges: bool) -> Made:
     if merges:
         merged, row = _merged(job, out / "model", trained, elsewhere)
         notes += [merged["note"]] if merged["note"] else []
+        notes += read_otherwise(out / "model", job.probes)
         rows.append(row)
         _stop_at_first(job, trained, rows, out)
         if job.asked.gguf:
@@ -163,6 +166,23 @@ def _merged(job: Job, folder: Path, trained: Testimony, elsewhere: Elsewhere) ->
         notes=[f"{made.delta_error:.1%} of what training changed lost in the cast"] if made.delta_error else (),
     )
     return made.to_json(), row
+
+
+def read_otherwise(folder: Path, probes: Sequence[Probe]) -> list[str]:
+    """A note where `tokenizer.json` alone gives other ids than transformers, which builds some tokenizers itself."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return []
+    alone = tokenizers.Tokenizer.from_file(str(file))
+    alone.no_padding()
+    alone.no_truncation()
+    texts = [(p.text, p.ids) for p in probes if p.text is not None]
+    if all(alone.encode(text, add_special_tokens=False).ids == ids for text, ids in texts):
+        return []
+    return [
+        "transformers 5 reads this tokenizer otherwise than its tokenizer.json says: programs that read that file "
+        "alone (transformers 4 and what is built on it) get other ids than were trained"
+    ]
 
 
 def _adapter_as_it_is(job: Job, folder: Path, trained: Testimony) -> Row:

@@ -1,6 +1,7 @@
 """GGUF files, run by llama.cpp itself: equal ids, equal numbers, for every family and both kinds of tokenizer."""
 
 import errno
+import json
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -190,6 +191,25 @@ def test_a_file_for_prompts_that_begin_with_plain_words_is_the_trained_model(tmp
     modelfile = write_modelfile(tmp_path, tmp_path / "m.gguf", words, [2], source.vocabulary.lead)
     assert not modelfile
     assert 'if eq $before "" -}}{{- " <|user|>\\n" -}}' in (tmp_path / "Modelfile").read_text()
+
+
+def test_a_tokenizer_that_its_own_file_contradicts_is_told(tmp_path: Path) -> None:
+    """TinyLlama's files: the JSON puts a space after each control token, transformers 5 builds one that does not."""
+    from luthier.release.make import read_otherwise
+    from luthier.release.parity.witness import probe
+    from luthier.text import load_tokenizer
+    from luthier.types import Message
+
+    spaced("normalizer").save_pretrained(tmp_path)
+    talk = [Message(turn["role"], turn["content"]) for turn in TALK]  # type: ignore[arg-type]
+    for kind, told in (("PreTrainedTokenizerFast", False), ("LlamaTokenizer", True)):
+        body = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": kind}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(body))
+        words = load_tokenizer(tmp_path)
+        words.chat_template = ZEPHYR
+        notes = read_otherwise(tmp_path, [probe(talk, words)])
+        assert bool(notes) is told
+    assert "get other ids than were trained" in notes[0]
 
 
 @pytest.mark.parametrize("byte_fallback", [True, False])

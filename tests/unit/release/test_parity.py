@@ -16,11 +16,11 @@ from tiny import CHATML, conversations, llama, tokenizer
 from transformers import AutoTokenizer
 
 from luthier.errors import ParityFailed
-from luthier.models.base import Base
+from luthier.models.base import Base, find_base, ukulele_file
 from luthier.models.load import load_model
 from luthier.models.tuned import save_tuned
 from luthier.models.tuning import tune
-from luthier.recipe import Lora, Release
+from luthier.recipe import Lora, Model, Release
 from luthier.release.gguf.write import Lineage
 from luthier.release.make import Job, make_release
 from luthier.release.merge import as_trained, merge
@@ -321,6 +321,30 @@ def test_what_fails_leaves_its_numbers_and_nothing_to_ship(
         make_release(job(scene, Release()), tmp_path, merges=True)
     assert [path.name for path in tmp_path.iterdir()] == ["parity.json"]
     assert json.loads((tmp_path / "parity.json").read_text())["rows"][0]["difference"]["kind"] == "weights"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "kl", "gap"), [("float16", 1e-5, 0.05), ("bfloat16", 1e-4, 0.3)])
+def test_a_merge_in_half_the_bits_is_the_trained_model_on_the_bundled_base(
+    form: Any, kl: float, gap: float, tmp_path: Path
+) -> None:
+    base = find_base(Model(base="ukulele"))
+    words = base.tokenizer()
+    model: Any = tune(load_model(base, "float32"), TUNING, 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    save_tuned(model, words, base, tmp_path / "tuned")
+    merge(base, tmp_path / "tuned", TUNING, words, tmp_path / "merged", trained_as="float32", saved_as=form)
+    lines = ukulele_file("skills.jsonl").read_text(encoding="utf-8").splitlines()[::100][:8]
+    asked = [probe([Message("user", json.loads(line)["prompt"])], words) for line in lines]
+    trained = hear(exact(as_trained(base, tmp_path / "tuned", TUNING, "float32")), words, base.stop_ids, asked, 24)
+    found = of_folder(tmp_path / "merged", asked, 24, [answer.ids for answer in trained.answers])
+    row = compare("merged", form, trained, found, asked)
+    assert (row.holds, row.same, row.ids_equal) == (True, 1.0, True)
+    assert 0 < row.kl < kl < BOUNDS[form].kl
+    assert row.gap < gap < BOUNDS[form].gap
 
 
 def test_divergence_is_that_of_the_whole_distributions() -> None:
