@@ -344,6 +344,7 @@ def test_adapters_that_llama_cpp_does_not_apply_say_why() -> None:
     for tuning, reason in (
         (Lora(kind="lora", dora=True), "have no magnitudes"),
         (Lora(kind="lora", modules_to_save=("embed_tokens",)), r"layers trained whole \(embed_tokens\)"),
+        (Lora(kind="lora", target_modules=["q_proj", "embed_tokens"]), "the embedding is adapted"),
         (Qlora(kind="qlora"), "has learned beside rounded weights"),
         (Ia3(kind="ia3"), "applies lora adapters only, not ia3"),
     ):

@@ -29,6 +29,8 @@ def why_not(tuning: Tuning) -> str | None:
         return f"llama.cpp applies lora adapters only, not {tuning.kind}"
     if tuning.dora:
         return "llama.cpp's adapters have no magnitudes, so DoRA's cannot be written"
+    if any(name.endswith("embed_tokens") for name in tuning.target_modules):
+        return "the embedding is adapted, which llama.cpp's adapters do not do"
     if tuning.modules_to_save:
         return f"layers trained whole ({', '.join(tuning.modules_to_save)}) are no part of an adapter in llama.cpp"
     return None
