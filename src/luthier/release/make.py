@@ -234,7 +234,7 @@ def _gguf(job: Job, out: Path, trained: Testimony, notes: list[str], elsewhere: 
         files[form] = _gguf_file(job, out, form)
         _write(job, source, out / "model", files[form], form)
         rows.append(_by_llama_cpp(job, source, files[form], form, trained))
-        rows += _read_back(job, files[form], form, trained, elsewhere)
+        rows += _read_back(job, out / "model", files[form], form, trained, elsewhere)
     for helper in folder.glob("*.whole"):
         helper.unlink()
     if job.asked.ollama:
@@ -272,10 +272,10 @@ def _by_llama_cpp(job: Job, source: Source | None, file: Path, form: str, traine
     return compare(f"{form} by llama.cpp", form, trained, found, job.probes, score=job.score, diagnose=look)
 
 
-def _read_back(job: Job, file: Path, form: str, trained: Testimony, elsewhere: Elsewhere) -> list[Row]:
+def _read_back(job: Job, folder: Path, file: Path, form: str, trained: Testimony, elsewhere: Elsewhere) -> list[Row]:
     """The file's weights as transformers reads them; not every kind of model that llama.cpp runs is read there."""
     try:
-        found = elsewhere.hear(file.parent, job.probes, job.most, _forced(trained), gguf=file.name)
+        found = elsewhere.hear(folder, job.probes, job.most, _forced(trained), gguf=file)
     except ParityFailed as error:
         if "not supported" not in error.what and "not implemented" not in error.what:
             raise

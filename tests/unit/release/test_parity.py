@@ -236,6 +236,27 @@ def test_ollamas_template_writes_the_prompts_that_were_trained(released: Path, s
         assert gotemplate.render(template, one.messages) == one.text
 
 
+def test_weights_are_read_back_into_a_model_with_position_scaling(tmp_path: Path) -> None:
+    """transformers reads no scaling from a GGUF file: a file that is right must not be refused for that."""
+    pytest.importorskip("gguf")
+    from luthier.release.gguf.families import facts_of, family_of
+    from luthier.release.gguf.vocabulary import candidates
+    from luthier.release.gguf.write import Source, write_gguf
+
+    model = llama(rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})
+    model.save_pretrained(tmp_path)
+    family, words = family_of("llama"), candidates(tokenizer(), 320, [4])[0]
+    source = Source(tmp_path, model.config, family, facts_of(model.config, family)[0], words, None, [])
+    write_gguf(source, tmp_path / "m.gguf", "f32", Lineage("m", "tiny"))
+    asked = [Probe(None, None, list(range(5, 75)))]
+    trained = hear(model, tokenizer(), [4], asked, MOST)
+    with Elsewhere() as elsewhere:
+        found = elsewhere.hear(tmp_path, asked, MOST, [a.ids for a in trained.answers], gguf=tmp_path / "m.gguf")
+    row = compare("read back", "f32", trained, found, asked)
+    assert row.holds, row.difference
+    assert row.gap < 1e-3
+
+
 def tampered(file: Path, out: Path, **facts: Any) -> Path:
     """A copy of a GGUF file with other facts; `weight` names a matrix to transpose."""
     gguf = pytest.importorskip("gguf")

@@ -141,29 +141,30 @@ class Elsewhere:
         most: int,
         forced: Sequence[list[int]],
         *,
-        gguf: str | None = None,
+        gguf: Path | None = None,
     ) -> Testimony:
         """What a model on disk says, loaded in float32.
 
         Args:
-            folder: a model in transformers' format, or the folder of a GGUF file.
+            folder: a model in transformers' format.
             probes: the prompts.
             most: tokens that an answer may have.
             forced: answers after whose tokens probabilities are taken.
-            gguf: name of a GGUF file in the folder: its weights are read back by transformers, which then only scores.
+            gguf: a GGUF file of that model: its weights are read back by transformers, which then only scores. The
+                config is the folder's, since transformers reads no position scalings from such a file.
 
         Raises:
             ParityFailed: it cannot be loaded there, or cannot render the prompts.
         """
         request = {
-            "folder": str(folder), "gguf": gguf, "most": most, "forced": list(forced), "trust": self._trust,
-            "probes": [[p.messages, p.text, p.ids] for p in probes],
+            "folder": str(folder), "gguf": str(gguf) if gguf else None, "most": most, "forced": list(forced),
+            "trust": self._trust, "probes": [[p.messages, p.text, p.ids] for p in probes],
         }  # fmt: skip
         told = self._ask(request)
         if "error" in told:
             raise ParityFailed(
                 f"a new process cannot use the released model: {told['error']}",
-                where=str(folder / gguf if gguf else folder),
+                where=str(gguf or folder),
                 fix="the message says what is missing; nothing was released",
             )
         return Testimony.from_json(told)
@@ -208,14 +209,17 @@ def of_folder(
 def _answer(request: dict[str, Any]) -> Testimony:
     probes, folder = [Probe(*one) for one in request["probes"]], Path(request["folder"])
     if request["gguf"]:
-        return _read_back(folder, request["gguf"], probes, request["forced"])
+        return _read_back(folder, Path(request["gguf"]), probes, request["forced"])
     return of_folder(folder, probes, request["most"], request["forced"], trust_remote_code=request["trust"])
 
 
-def _read_back(folder: Path, gguf: str, probes: Sequence[Probe], forced: Sequence[list[int]]) -> Testimony:
-    from transformers import AutoModelForCausalLM
+def _read_back(folder: Path, gguf: Path, probes: Sequence[Probe], forced: Sequence[list[int]]) -> Testimony:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=gguf, dtype=torch.float32).eval()
+    config = AutoConfig.from_pretrained(str(folder))
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, config=config, dtype=torch.float32
+    ).eval()
     pairs = zip(probes, forced, strict=True)
     return Testimony(scores=[_scores(model, p.ids, ids[: POSITIONS - 1]) for p, ids in pairs])
 
