@@ -43,7 +43,7 @@ TRAINING = section(
     warmup=number(0, 1, open_low=False, open_high=True),
     micro_batch_tokens=st.none() | st.integers(16),
     packing=st.booleans(),
-    patience=st.integers(1),
+    patience=st.none() | st.integers(1),
 )
 RECIPES = st.fixed_dictionaries(
     {

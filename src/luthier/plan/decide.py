@@ -19,6 +19,7 @@ from luthier.plan.hardware import Hardware
 from luthier.plan.memory import Setting, memory_parts
 from luthier.plan.rates import default_rate, warn_rate
 from luthier.recipe import Auto, Full, Lora, Qlora, Recipe, Tuning
+from luthier.recipe.training import PATIENCE
 
 TINY = 20e6
 """Parameters up to which all weights are trained: adapters of such a base would save nothing worth having."""
@@ -390,7 +391,9 @@ def _rate(d: _Decision, tuning: Tuning) -> float:
 def _length_reason(recipe: Recipe) -> str:
     training = recipe.training
     rise = f"the rate rises over the first {training.warmup:.0%} of the updates" if training.warmup else "no warm-up"
-    stop = f"training ends early after {training.patience} validations without a better one"
+    if recipe.objective.kind in SAMPLED and training.patience is None:
+        return f"{training.epochs:g} passes over the prompts, unless the held-out judge ends them; {rise}"
+    stop = f"training ends early after {training.patience or PATIENCE} validations without a better one"
     return f"at most {training.epochs:g} passes over the rows: {stop}; {rise}"
 
 

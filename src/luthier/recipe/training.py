@@ -6,6 +6,9 @@ from pydantic import Field
 
 from luthier.recipe.section import Section
 
+PATIENCE = 3
+"""Validations in a row that may be no better than the best, where the recipe does not say how many."""
+
 
 class Training(Section):
     """The loop."""
@@ -51,8 +54,9 @@ class Training(Section):
     """Largest norm of the gradient; a larger one is scaled down."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Updates between validations; ten to a run, at least one an epoch, when not given."""
-    patience: Annotated[int, Field(ge=1)] = 3
-    """Stop when this many validations in a row were not better than the best."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop when this many validations in a row were not better than the best; 3 when not given, and without end where
+    the model learns from rewards, whose end the monitor decides on."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Updates between checkpoints to resume from; at every validation when not given."""
     trace: Annotated[int, Field(ge=0)] = 0

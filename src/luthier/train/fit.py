@@ -27,6 +27,7 @@ from luthier.models.tuned import save_tuned
 from luthier.models.tuning import MUTATING, WHOLE, causal_model, quantisation, tune
 from luthier.models.untrained import untrained_tokens
 from luthier.recipe import Lora, Policy, Recipe, Training, Tuning
+from luthier.recipe.training import PATIENCE
 from luthier.text import TokenRows, load_rows
 from luthier.text.tokenizer import Tokenizer
 from luthier.train.batches import Update, schedule
@@ -380,9 +381,9 @@ def _every(recipe: Recipe, updates: int) -> int:
 def _settings(job: Job, updates: int, every: int, tokenizer: Tokenizer, *, packed: bool) -> LoopSettings:
     training: Training = job.recipe.training
     every = training.validate_every or every
-    patience = training.patience
-    if isinstance(job.recipe.objective, Policy) and "patience" not in training.model_fields_set:
-        patience = updates + 1  # a reward does not rise evenly; what ends such a run is its monitor
+    # A reward does not rise evenly; what ends such a run is its monitor.
+    usual = updates + 1 if isinstance(job.recipe.objective, Policy) else PATIENCE
+    patience = usual if training.patience is None else training.patience
     return LoopSettings(
         learning_rate=job.plan["learning_rate"],
         schedule=training.schedule,

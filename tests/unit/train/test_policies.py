@@ -28,8 +28,10 @@ from luthier.models.head import Bend, frozen_logprobs
 from luthier.models.load import load_model
 from luthier.models.logprobs import plain_logprobs
 from luthier.models.tuning import causal_model, untuned
+from luthier.recipe import dump_recipe, load_recipe
 from luthier.train import launch
 from luthier.train.experience import Experience
+from luthier.train.fit import _settings
 from luthier.train.objectives.policy import answer_kl
 from luthier.train.reinforce import gae, kl, token_rewards, whiten
 from luthier.train.sampler import Drawn, WithVllm
@@ -227,6 +229,16 @@ def test_killed_amid_a_rollout_of_ppo_the_next_step_has_the_same_bits(tmp_path: 
     assert seen(log, events.Resumed)[-1].step == 2
     assert curve(log) == curve(expected)
     same_end(half, whole, "lora")
+
+
+def test_a_recipe_that_was_written_out_has_the_patience_of_the_one_that_was_given(tmp_path: Path) -> None:
+    """A resumed run reads its recipe with every default written out; looks without a better one do not end it."""
+    task = job(tmp_path, POLICIES["grpo"])
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(task.recipe))
+    again = replace(task, recipe=load_recipe(tmp_path / "recipe.yaml"))
+    limits = [_settings(one, 40, 1, tokenizer(), packed=True) for one in (task, again)]
+    assert limits[0] == limits[1]
+    assert limits[0].patience > 40
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
