@@ -266,7 +266,11 @@ def test_a_server_that_renders_otherwise_is_found(
 
     body["release"] = {"served": True}
     scenes.write_recipe(tmp_path / "recipe.yaml", body)
-    monkeypatch.setattr(own, "render_prompt", lambda turns, tokenizer: [5, *render_prompt(turns, tokenizer)])
+
+    def otherwise(turns: Any, tokenizer: Any, **given: Any) -> list[int]:
+        return [5, *render_prompt(turns, tokenizer, **given)]
+
+    monkeypatch.setattr(own, "render_prompt", otherwise)
     done = luthier("run", "recipe.yaml")
     assert done.code == 4
     assert "luthier serve is not the trained model; what differs first is of kind tokenizer" in done.err
