@@ -93,6 +93,7 @@ def main() -> None:
         elif path.is_file():
             with tempfile.TemporaryDirectory() as folder:
                 results[name] = check(path, options.index, Path(folder))
+            print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
     total = sum(result.get("twins", 0) for result in results.values())
     print(json.dumps({"index": options.index, "twins": total, "files": results}, indent=1))
     sys.exit(4 if total else 0)
