@@ -28,6 +28,15 @@ class _Choice:
     reason: str = ""
     tokens: int = 0
 
+    def take(self, news: Piece | Done) -> bool:
+        """Add what is new; whether the answer is whole now."""
+        if isinstance(news, Done):
+            self.reason, self.tokens = news.reason, news.tokens
+            return True
+        self.text += news.text
+        self.chances += news.chances
+        return False
+
 
 class OwnModels:
     """Answers from models in this process."""
@@ -204,11 +213,7 @@ async def _hung_up(request: Request) -> None:
 async def _gather(talk: _Talk) -> list[_Choice]:
     choices = [_Choice() for _ in range(len(talk))]
     async for k, news in talk.news():
-        if isinstance(news, Done):
-            choices[k].reason, choices[k].tokens = news.reason, news.tokens
-        else:
-            choices[k].text += news.text
-            choices[k].chances += news.chances
+        choices[k].take(news)
     return choices
 
 
@@ -258,15 +263,12 @@ async def _stream_with_calls(
             yield reply.chunk(k, None, first=True, usage=usage)
         async for k, news in talk.news():
             choice = choices[k]
-            if not isinstance(news, Done):
-                choice.text += news.text
-                choice.chances += news.chances
+            if not choice.take(news):
                 continue
-            choice.tokens = news.tokens
             text, calls = _calls(asked, served, choice.text)
             logprobs = _logprobs(asked, served, choice.chances)
             yield reply.chunk(k, text, logprobs=logprobs, usage=usage, calls=calls)
-            yield reply.chunk(k, None, reason=ended(news.reason, calls), usage=usage)
+            yield reply.chunk(k, None, reason=ended(choice.reason, calls), usage=usage)
         if usage:
             yield reply.counts(usage_of(prompt, sum(choice.tokens for choice in choices)))
         yield DONE
