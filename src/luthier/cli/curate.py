@@ -19,6 +19,7 @@ Diff = Annotated[
     typer.Option("--diff", help="What changed between two runs or two dataset artifacts.", metavar="OLD NEW"),
 ]
 BAR = 30
+SHOWN_FIELDS = 12
 
 
 def curate(
@@ -51,6 +52,7 @@ def curate(
             screen.print(f"{side}: {rows:,} rows, {tokens:,} tokens, {trained:,} trained")
     _say_folds(facts)
     _say_lengths(facts)
+    _say_unread(facts)
     if facts["failures"]:
         screen.print(f"failures: {facts['failures']:,} unwanted answers in {dataset.path('failures.jsonl')}")
     screen.print(f"ledger: {dataset.path('ledger.jsonl')}")
@@ -101,6 +103,15 @@ def _say_lengths(facts: dict[str, Any]) -> None:
         screen.print(f"least trained: {row['row']}, {row['trained']:,} of {row['tokens']:,} tokens ({share:.0%})")
 
 
+def _say_unread(facts: dict[str, Any]) -> None:
+    """Fields that no shape reads: a column that was meant to be learned is not lost without a word."""
+    for source in facts["sources"]:
+        if names := source.get("unread"):
+            shown = ", ".join(f"{name} ({rows:,})" for name, rows in list(names.items())[:SHOWN_FIELDS])
+            more = f" and {len(names) - SHOWN_FIELDS} more" if len(names) > SHOWN_FIELDS else ""
+            console(out=True).print(f"not read of {source['path']}: {shown}{more}")
+
+
 def _bar(part: int, whole: int) -> str:
     return "\N{FULL BLOCK}" * round(BAR * part / max(whole, 1))
 
@@ -130,6 +141,8 @@ def _say_story(story: "Story") -> None:
         lines.append(("fate", f"{entry.fate} (rule {entry.rule}): {entry.reason}"))
     if entry.score is not None:
         lines.append(("score", f"{entry.score:g}"))
+    if entry.unread:
+        lines.append(("not read", ", ".join(entry.unread)))
     if entry.duplicate_of:
         lines.append(("in its place", f"{entry.duplicate_of}; luthier curate --explain {entry.duplicate_of}"))
     if story.stands_for:

@@ -70,7 +70,18 @@ def _sources(recipe: Recipe, facts: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     left = [f"`{name}`" for found in facts["sources"] for name in found["left_out"]]
     more = f"\n\nNot read, because of no known kind: {', '.join(left)}." if left else ""
-    return _rows(("source", "rows", "kept", "weight", "licence", "sha256"), rows) + more
+    return _rows(("source", "rows", "kept", "weight", "licence", "sha256"), rows) + more + _unread(facts)
+
+
+def _unread(facts: Mapping[str, Any]) -> str:
+    """The fields of each source that no step has looked at."""
+    lines = [
+        f"- `{found['path']}`: "
+        + ", ".join(f"`{_cell(name)}` ({rows:,} rows)" for name, rows in found["unread"].items())
+        for found in facts["sources"]
+        if found.get("unread")
+    ]
+    return "\n\nFields that nothing reads:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _funnel(facts: Mapping[str, Any]) -> str:

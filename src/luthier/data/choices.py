@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from luthier.data.asking import read_asked
 from luthier.data.raw import type_name
 from luthier.data.turns import RowError, first_key, quote, read_content, wrong
 from luthier.types import Json, Message
 
-QUESTION_KEYS = ("question", "query", "prompt", "stem", "instruction", "sentence")
+QUESTION_KEYS = ("question", "query", "prompt", "stem", "instruction", "sentence", "ctx")
 CHOICE_KEYS = ("choices", "options", "endings", "A")
 GOLD_KEYS = ("gold", "answer", "answerKey", "answer_idx", "answer_index", "correct", "label", "target")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -22,13 +23,13 @@ def read_choices(row: Json) -> list[Message]:
     """
     labels, texts = _choices(row)
     gold = _gold(row, labels, texts)
-    question = read_content(row[first_key(row, QUESTION_KEYS) or ""], "question")
+    *before, asked = read_asked(row, first_key(row, QUESTION_KEYS) or "question")
     if texts == labels:
-        return [Message("user", question), Message("assistant", texts[gold])]
-    if not all(text in question for text in texts):
+        return [*before, asked, Message("assistant", texts[gold])]
+    if not all(text in asked.content for text in texts):
         listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
-        question = f"{question}\n\n{listed}"
-    return [Message("user", question), Message("assistant", f"{labels[gold]}. {texts[gold]}")]
+        asked = Message("user", f"{asked.content}\n\n{listed}")
+    return [*before, asked, Message("assistant", f"{labels[gold]}. {texts[gold]}")]
 
 
 def _choices(row: Json) -> tuple[list[str], list[str]]:

@@ -16,7 +16,16 @@ from luthier.data.apply import apply_verdicts
 from luthier.data.card import card
 from luthier.data.folds import count_folds
 from luthier.data.funnel import funnel_picture
-from luthier.data.ledger import check_rejected, count_fates, entries, first_reasons, funnel, measure, write_lines
+from luthier.data.ledger import (
+    check_rejected,
+    count_fates,
+    count_unread,
+    entries,
+    first_reasons,
+    funnel,
+    measure,
+    write_lines,
+)
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
 from luthier.data.prove import divide_and_prove, twins_of_held_out
@@ -224,7 +233,7 @@ def _source(table: Table, feed: Feed) -> Json:
     query = "SELECT count(*), total(fate = 'kept') FROM rows JOIN files ON files.n = rows.file WHERE source = ?"
     rows, kept = table.sql(query, (feed.number,)).fetchone()
     made = {"path": feed.files.source, "sha256": feed.files.digest(), "rows": rows, "kept": int(kept)}
-    return made | {"left_out": list(feed.files.left_out)}
+    return made | {"left_out": list(feed.files.left_out), "unread": count_unread(table, feed.number)}
 
 
 def _replay(

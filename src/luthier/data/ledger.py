@@ -1,6 +1,7 @@
 """The ledger: one line for each row read, with what became of it and why; and what is counted from it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Entry:
     """The hash of what the row holds after curation, to which verdicts are bound."""
     fold: int | None = None
     """The fold that a kept row is in, where the recipe asks for folds."""
+    unread: Sequence[str] = ()
+    """The fields of the row that nothing reads."""
 
     @property
     def where(self) -> str:
@@ -50,11 +53,10 @@ def entries(table: Table) -> Iterator[Json]:
     """The lines of the ledger, in order."""
     query = (
         "SELECT file, line, hash, shape, fate, rule, reason, score, kept, side, tokens, trained, risk, note, mark, "
-        "fold "
-        "FROM rows ORDER BY n"
+        "fold, unread FROM rows ORDER BY n"
     )
     for file, line, mark, shape, fate, rule, reason, score, kept, side, *more in table.sql(query):
-        tokens, trained, risk, note, held, fold = more
+        tokens, trained, risk, note, held, fold, left = more
         yield {
             "source": table.name_of(file),
             "line": line,
@@ -72,6 +74,7 @@ def entries(table: Table) -> Iterator[Json]:
             "note": note,
             "content": held.hex(),
             "fold": fold,
+            "unread": left.split("\n") if left else [],
         }
 
 
@@ -101,6 +104,16 @@ def first_reasons(table: Table) -> dict[str, str]:
     """One example of each fate but `kept`: the place of the first such row and why."""
     found = table.sql("SELECT fate, min(n), reason FROM rows WHERE fate != 'kept' GROUP BY fate ORDER BY min(n)")
     return {fate: f"{table.where(number)}: {reason}" for fate, number, reason in found.fetchall()}
+
+
+def count_unread(table: Table, source: int) -> dict[str, int]:
+    """The fields of a source that nothing reads, and in how many rows each has something: the most common first."""
+    asked = "SELECT unread, count(*) FROM rows JOIN files ON files.n = rows.file WHERE source = ? GROUP BY unread"
+    counts: Counter[str] = Counter()
+    for names, rows in table.sql(asked, (source,)):
+        for name in names.split("\n") if names else ():
+            counts[name] += rows
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def funnel(table: Table, order: Sequence[str]) -> list[Json]:

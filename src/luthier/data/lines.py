@@ -13,7 +13,7 @@ from luthier.data.raw import BLANK, LARGEST_ROW, RawRow, Unread, problem_of, too
 from luthier.data.stream import open_stream
 from luthier.errors import DataError
 
-CONVERSATION_KEYS = ("messages", "conversations")
+CONVERSATION_KEYS = ("messages", "conversations", "conversation")
 WHOLE = 64 << 20
 """Bytes up to which a .json file is parsed at once; a longer one is gone through value by value."""
 STEP = 1 << 20

@@ -48,6 +48,7 @@ class Remembered(NamedTuple):
     place: int
     tie: int | None
     moment: float | str | None
+    unread: str
     tokens: int | None
     trained: int | None
     longest: int | None
@@ -78,7 +79,7 @@ def packed(outcomes: Iterable[Outcome]) -> Packed:
         body = (one.content, one.pieces, *one.signatures)
         fate = one.fate
         said = (one.shape, fate.name, one.rule, fate.reason, fate.score, one.risk, one.note, one.rating)
-        counted = (one.place, one.tie, one.moment, one.tokens, one.trained, one.longest)
+        counted = (one.place, one.tie, one.moment, one.unread, one.tokens, one.trained, one.longest)
         sizes = list(map(len, body))
         rest = (*said, *counted, sizes[0], sizes[1], str(sizes[2:]))
         small.append((at, one.mark, *rest))

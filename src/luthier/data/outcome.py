@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from luthier.artifact import digest
 from luthier.data.raw import RawRow, Unread, open_row
 from luthier.data.rendering import USUAL, Wanted, letters, most_letters, render_content
-from luthier.data.shapes import UNWANTED, Reading, convert, find_field
+from luthier.data.shapes import UNWANTED, Reading, convert, find_field, understand, unread
 from luthier.data.split import place_of
 from luthier.data.step import Content, Row, RowStep, SetStep, Surroundings, look_over
 from luthier.data.steps import row_steps, set_steps
@@ -46,6 +46,7 @@ class Outcome:
         place: where the row's group falls when rows are divided, and the group's identity: 63 bits.
         tie: the same for what the rows' own field says, by which rows are kept together.
         moment: what the split by time compares.
+        unread: the names of fields that nothing reads, one a line.
         pieces: its token rows: lengths as int32, all ids as int32, all masks as bytes.
         signatures: one for each set step.
     """
@@ -60,6 +61,7 @@ class Outcome:
     place: int = 0
     tie: int | None = None
     moment: float | str | None = None
+    unread: str = ""
     rating: float | None = None
     tokens: int | None = None
     trained: int | None = None
@@ -120,13 +122,15 @@ class Workshop:
         documents: list[str | None] = []
         for item in shard:
             raw = open_row(item)
-            shape, found = convert(raw, reading)
+            shape, found, fields = understand(raw, reading)
             if isinstance(found, Fate):
                 outcomes.append(Outcome(shape, found, rule="read" if raw.problem else "shape"))
                 if found.name == UNWANTED:
                     outcomes[-1].content = self._failure(raw, reading)
                 continue
             outcome = Outcome(shape, KEPT, tie=self._tie(raw), moment=self._moment(raw))
+            if raw.document is None:  # the fields of a passage are ours
+                outcome.unread = "\n".join(unread(fields, shape or "", reading, self.group, self.moment))
             outcomes.append(outcome)
             going.append((outcome, Row(found)))
             documents.append(raw.document)

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.data.asking import BESIDE_KEYS, PROMPT_KEYS, read_asked, with_system
 from luthier.data.turns import RowError, check_turns, first_key, read_content, read_turn, read_turns, wrong
 from luthier.types import Json, Message, Role
 
 MARK = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-PROMPT_KEYS = ("prompt", "question", "instruction", "query", "input")
-TURNS_KEYS = ("conversations", "messages")
+TURNS_KEYS = ("conversations", "conversation", "messages")
+PAIR_KEYS = ("margin", "score_chosen", "score_rejected", *TURNS_KEYS, *PROMPT_KEYS, *BESIDE_KEYS)
+"""What is read beside `chosen` and `rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ def read_preference(row: Json) -> Preference:
     if whole["chosen"] != whole["rejected"]:
         raise RowError("wrong_type", "of 'chosen' and 'rejected' one is a whole conversation and the other an answer")
     prompt = [] if whole["chosen"] else _prompt(row)
-    return compare([*prompt, *sides["chosen"]], [*prompt, *sides["rejected"]], _margin(row))
+    chosen, rejected = (with_system(row, [*prompt, *turns]) for turns in sides.values())
+    return compare(chosen, rejected, _margin(row))
 
 
 def compare(chosen: Sequence[Message], rejected: Sequence[Message], margin: float | None = None) -> Preference:
@@ -82,20 +85,12 @@ def _prompt(row: Json) -> list[Message]:
     if key := first_key(row, TURNS_KEYS):
         turns = read_turns(row[key], key)
     elif key := first_key(row, PROMPT_KEYS):
-        value = row[key]
-        listed = isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not _is_part(value[0])
-        text = "" if listed else read_content(value, key)
-        turns = read_turns(value, key) if listed else read_marked(text) or [Message("user", text)]
-        further = row.get("input") if key == "instruction" else None
-        if isinstance(further, str) and further.strip():  # Alpaca's second half of the question
-            turns = [Message("user", f"{text}\n\n{further}")]
+        marked = read_marked(row[key]) if isinstance(row[key], str) else None
+        turns = marked or read_asked(row, key)
     if turns and turns[-1].role == "assistant" and not turns[-1].content.strip():
         turns.pop()  # `\n\nAssistant:` at the end of a prompt only says who speaks next
     if not turns:
         raise RowError("no_common_prompt", "there is no prompt beside 'chosen' and 'rejected'")
-    system = row.get("system")
-    if isinstance(system, str) and system.strip() and turns[0].role != "system":
-        turns.insert(0, Message("system", system))
     return turns
 
 

@@ -10,51 +10,63 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from luthier.data.advice import advice, misread
+from luthier.data.asking import (
+    BESIDE_KEYS,
+    PASSAGE_KEYS,
+    PROMPT_KEYS,
+    SYSTEM_KEYS,
+    read_answer,
+    read_asked,
+    with_system,
+)
 from luthier.data.choices import (
     CHOICE_KEYS,
     GOLD_KEYS,
+    LETTERS,
     QUESTION_KEYS,
     read_choices,
     read_cloze,
     read_instances,
 )
 from luthier.data.feedback import EDIT_KEYS, RATING_KEYS, read_edit, read_rating
-from luthier.data.preferences import Preference, compare, read_preference
+from luthier.data.preferences import PAIR_KEYS, Preference, compare, read_preference
 from luthier.data.raw import RawRow
 from luthier.data.turns import (
-    ROLE_KEYS,
+    TOOL_KEYS,
     RowError,
     check_turns,
     first_key,
+    is_turns,
     need_text,
     quote,
     read_content,
     read_tools,
     read_turns,
-    wrong,
 )
 from luthier.recipe.objective import RowKind
-from luthier.types import NO_ANSWER, Example, Fate, Json, Message, Pair, Role
+from luthier.types import NO_ANSWER, Example, Fate, Json, Message, Pair
 
-PROMPT_KEYS, COMPLETION_KEYS = (
-    ("prompt", "question", "query", "input"),
-    (
-        *("completion", "response", "output", "answer"),
-        *("canonical_solution", "ground_truth", "solution"),
-    ),
+CONVERSATION_KEYS = ("conversations", "conversation")
+ALPACA_ANSWERS, ANSWER_KEYS = ("output", "response"), ("answer", "answers")
+COMPLETION_KEYS = (
+    *("completion", "response", "output", "answer", "target", "targets"),
+    *("canonical_solution", "ground_truth", "solution", "answers"),
 )
-INPUT_KEYS = ("input", "context")
 SHOWN_KEYS = 8
+ALWAYS = frozenset((*SYSTEM_KEYS, *RATING_KEYS, *EDIT_KEYS, *TOOL_KEYS))
+"""What is read in rows of every shape but plain text."""
 TURN_FEEDBACK = frozenset((*RATING_KEYS, *EDIT_KEYS))
 
 Found = list[Message] | str | Preference
 
 
 class Layout(NamedTuple):
-    """A shape: the keys a row must have (one of each group), and what reads it."""
+    """A shape: the keys a row must have (one of each group), what reads it, and the keys that it reads besides."""
 
     keys: tuple[tuple[str, ...], ...]
     read: Callable[[Json], Found]
+    more: tuple[str, ...] = ()
 
     def fits(self, keys: frozenset[str]) -> bool:
         """True when a row with these keys has what is needed."""
@@ -86,21 +98,78 @@ class Reading:
 
 def convert(row: RawRow, reading: Reading = Reading()) -> tuple[str | None, Example | Pair | Fate]:
     """The shape of a row and what it holds, or the fate that keeps it out."""
+    understood = understand(row, reading)
+    return understood.shape, understood.found
+
+
+class Understood(NamedTuple):
+    """A row's shape, what it holds or its fate, and its fields under our names."""
+
+    shape: str | None
+    found: Example | Pair | Fate
+    fields: Json
+
+
+def understand(row: RawRow, reading: Reading) -> Understood:
+    """The same, with the fields that it was read from."""
     if row.problem or row.value is None:
-        return None, row.problem or Fate("not_object", "the row is empty")
+        return Understood(None, row.problem or Fate("not_object", "the row is empty"), {})
     name: str | None = None
+    value = row.value
     try:
         value = _mapped(row.value, reading.fields)
-        keys = frozenset(key for key, held in value.items() if held is not None)
-        given = frozenset(ours for ours, theirs in reading.fields.items() if theirs is not None)
-        name = recognise(keys, given) if reading.shape == "auto" else reading.shape
-        if name is None and SHAPES["prompt"].fits(keys) and (reading.rows == "prompts" or _bare(value, reading)):
-            name = "prompt"
+        keys = _held(value)
+        if reading.shape == "auto":
+            name, value, keys = _recognised(value, keys, reading)
+        else:
+            name = reading.shape
         if name is None or not SHAPES[name].fits(keys):
-            return None, _unknown(value, name, reading.fields)
-        return name, _content(row, value, SHAPES[name].read(value), reading)
+            return Understood(None, _unknown(value, name, reading.fields), value)
+        if reading.shape == "auto" and (reason := misread(value, name, reading.fields)):
+            return Understood(name, Fate("unknown_shape", reason), value)
+        return Understood(name, _content(row, value, SHAPES[name].read(value), reading), value)
     except RowError as error:
-        return name, error.fate
+        return Understood(name, error.fate, value)
+
+
+def _recognised(value: Json, keys: frozenset[str], reading: Reading) -> tuple[str | None, Json, frozenset[str]]:
+    given = frozenset(ours for ours, theirs in reading.fields.items() if theirs is not None)
+    name = recognise(keys, given)
+    if name is None and not reading.fields:  # Question and Answer, as people head their tables
+        lowered = {key.lower().strip().replace(" ", "_"): held for key, held in value.items()}
+        if len(lowered) == len(value) and (name := recognise(_held(lowered))):
+            return name, lowered, _held(lowered)
+    if name is None and SHAPES["prompt"].fits(keys) and (reading.rows == "prompts" or _bare(value, reading)):
+        name = "prompt"
+    return name, value, keys
+
+
+def _held(row: Json) -> frozenset[str]:
+    """The keys of a row that have a value; null counts as absent, as tables export it."""
+    return frozenset(key for key, value in row.items() if value is not None)
+
+
+def unread(fields: Json, shape: str, reading: Reading, *others: str | None) -> list[str]:
+    """The fields of a row that nothing reads, by their names: what a person should know before they are missed.
+
+    Args:
+        fields: the row's, under our names.
+        shape: the row's.
+        reading: how its source is read.
+        others: fields that are read for another reason, such as the one that the split goes by.
+    """
+    moved = tuple(theirs.split(".")[0] for theirs in reading.fields.values() if theirs)
+    left = _left_over(_held(fields), shape, moved + others)
+    return [name for name in left if fields[name] not in (None, "", [], {})]
+
+
+@lru_cache(maxsize=1024)
+def _left_over(keys: frozenset[str], shape: str, others: tuple[str | None, ...]) -> tuple[str, ...]:
+    """The keys that a shape does not read, whatever stands in them."""
+    layout = SHAPES[shape]
+    one_of_each = {next((name for name in group if name in keys), None) for group in layout.keys}
+    read = one_of_each | {*layout.more, *others} | (set() if shape == "text" else ALWAYS)
+    return tuple(sorted(keys - read))
 
 
 @lru_cache(maxsize=1024)  # the rows of a source have few sets of keys
@@ -150,7 +219,7 @@ def _content(row: RawRow, value: Json, found: Found, reading: Reading) -> Exampl
     tools = read_tools(value)
     if isinstance(found, Preference):
         return _of_pair(row, found, tools, reading)
-    found = _with_ratings(value, found, reading.scale)
+    found = _with_ratings(value, with_system(value, found), reading.scale)
     asks = reading.rows == "prompts"
     check_turns(found, answered=not asks)
     if asks and found[-1].role != "assistant":
@@ -198,7 +267,7 @@ def _led(turns: Sequence[Message], system: str | None) -> list[Message]:
 
 def _with_ratings(row: Json, turns: list[Message], scale: tuple[float, float] | None) -> list[Message]:
     """The turns with what was said of single ones: an edit replaces the answer, an unwanted one is not trained."""
-    given = next((row[key] for key in ("messages", "conversations") if isinstance(row.get(key), list)), None)
+    given = next((row[key] for key in ("messages", *CONVERSATION_KEYS) if is_turns(row.get(key))), None)
     if given is None or not any(isinstance(turn, dict) and turn.keys() & TURN_FEEDBACK for turn in given):
         return turns
     led = len(turns) - len(given)  # a system turn of the row's own in front
@@ -222,86 +291,38 @@ def _unknown(row: Json, forced: str | None, fields: Mapping[str, str | None]) ->
     more = f" and {len(row) - SHOWN_KEYS} more" if len(row) > SHOWN_KEYS else ""
     keys = f"keys: {', '.join(seen)}{more}" if row else "the object is empty"
     if forced is None:
-        return Fate("unknown_shape", f"no known shape; {keys}{_advice(row)}")
+        return Fate("unknown_shape", f"no known shape; {keys}{advice(row)}")
     wanted = " and ".join(" or ".join(f"'{name}'" for name in names) for names in SHAPES[forced].keys)
     return Fate("unknown_shape", f"not the shape '{forced}', which needs {wanted}; {keys}")
 
 
-def _advice(row: Json) -> str:
-    """The field map that would read a row of no known shape, as far as its longest text tells."""
-    texts = sorted((key for key, value in row.items() if isinstance(value, str) and value), key=lambda k: -len(row[k]))
-    if not texts:
-        return ""
-    if (asked := first_key(row, PROMPT_KEYS)) and len(texts) > 1:
-        other = next(key for key in texts if key != asked)
-        return f"; if '{other}' answers '{asked}', say fields: {{completion: {other}}} beside the source's path"
-    return f"; to learn '{texts[0]}' as plain text say fields: {{text: {texts[0]}}} beside the source's path"
-
-
-def _with_system(row: Json, turns: list[Message]) -> list[Message]:
-    """Put the row's own system text in front. A blank one means none: exports fill the column for every row."""
-    text = read_content(row["system"], "system") if row.get("system") is not None else ""
-    if not text.strip() or (turns and turns[0].role == "system"):
-        return turns
-    return [Message("system", text), *turns]
-
-
 def _messages(row: Json) -> list[Message]:
-    return _with_system(row, read_turns(row["messages"], "messages"))
+    return read_turns(row["messages"], "messages")
 
 
 def _sharegpt(row: Json) -> list[Message]:
-    return _with_system(row, read_turns(row["conversations"], "conversations"))
+    key = first_key(row, CONVERSATION_KEYS) or CONVERSATION_KEYS[0]
+    return read_turns(row[key], key)
 
 
 def _alpaca(row: Json) -> list[Message]:
-    turns: list[Message] = []
-    history = row.get("history") or []
-    if not isinstance(history, list):
-        raise wrong("history", history, "a list of pairs")
-    for i, pair in enumerate(history):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise RowError("wrong_type", f"'history[{i}]' is not a pair of question and answer")
-        turns.append(Message("user", read_content(pair[0], f"history[{i}][0]")))
-        turns.append(Message("assistant", read_content(pair[1], f"history[{i}][1]")))
-    question = read_content(row["instruction"], "instruction")
-    key = first_key(row, INPUT_KEYS)
-    further = read_content(row[key], key) if key else ""
-    if further.strip():
-        question = f"{question}\n\n{further}" if question.strip() else further
-    answer = first_key(row, ("output", "response")) or "output"
-    turns += [Message("user", question), Message("assistant", read_content(row[answer], answer))]
-    return _with_system(row, turns)
+    key = first_key(row, ALPACA_ANSWERS) or ALPACA_ANSWERS[0]
+    return [*read_asked(row, "instruction"), *read_answer(row[key], key)]
 
 
 def _prompt_completion(row: Json) -> list[Message]:
-    turns: list[Message] = []
-    sides: tuple[tuple[tuple[str, ...], Role], ...] = ((PROMPT_KEYS, "user"), (COMPLETION_KEYS, "assistant"))
-    for names, role in sides:
-        key = first_key(row, names) or names[0]
-        value = row[key]
-        if isinstance(value, list) and value and isinstance(value[0], dict) and first_key(value[0], ROLE_KEYS):
-            turns += read_turns(value, key)
-        else:
-            turns.append(Message(role, read_content(value, key)))
-    return _with_system(row, turns)
+    key = first_key(row, COMPLETION_KEYS) or COMPLETION_KEYS[0]
+    return [*_prompt(row), *read_answer(row[key], key)]
 
 
 def _prompt(row: Json) -> list[Message]:
     """A prompt without an answer: text, or turns. Where a row may have one, such a row lacks it."""
-    key = first_key(row, PROMPT_KEYS) or PROMPT_KEYS[0]
-    value = row[key]
-    if isinstance(value, list) and value and isinstance(value[0], dict) and first_key(value[0], ROLE_KEYS):
-        return _with_system(row, read_turns(value, key))
-    return _with_system(row, [Message("user", read_content(value, key))])
+    return read_asked(row, first_key(row, PROMPT_KEYS) or PROMPT_KEYS[0])
 
 
 def _question_answer(row: Json) -> list[Message]:
-    """A question and its answer; a passage that the question is about stands before it (as in SQuAD)."""
-    passage = "" if row.get("context") is None else read_content(row["context"], "context")
-    question = read_content(row["question"], "question")
-    asked = Message("user", f"{passage}\n\n{question}" if passage.strip() else question)
-    return _with_system(row, [asked, Message("assistant", read_content(row["answer"], "answer"))])
+    key = first_key(row, ANSWER_KEYS) or ANSWER_KEYS[0]
+    return [*read_asked(row, "question"), *read_answer(row[key], key)]
 
 
 def _text(row: Json) -> str:
@@ -309,15 +330,15 @@ def _text(row: Json) -> str:
 
 
 SHAPES: dict[str, Layout] = {
-    "preference": Layout((("chosen",), ("rejected",)), read_preference),
+    "preference": Layout((("chosen",), ("rejected",)), read_preference, PAIR_KEYS),
     "messages": Layout((("messages",),), _messages),
-    "sharegpt": Layout((("conversations",),), _sharegpt),
-    "alpaca": Layout((("instruction",), ("output", "response")), _alpaca),
+    "sharegpt": Layout((CONVERSATION_KEYS,), _sharegpt),
+    "alpaca": Layout((("instruction",), ALPACA_ANSWERS), _alpaca, BESIDE_KEYS),
     "instances": Layout((("instruction",), ("instances",)), read_instances),
-    "choices": Layout((QUESTION_KEYS, CHOICE_KEYS, GOLD_KEYS), read_choices),
+    "choices": Layout((QUESTION_KEYS, CHOICE_KEYS, GOLD_KEYS), read_choices, (*PASSAGE_KEYS, *LETTERS)),
     "cloze": Layout((("context_options",), ("continuation",), ("gold",)), read_cloze),
-    "question_answer": Layout((("question",), ("answer",)), _question_answer),
-    "prompt_completion": Layout((PROMPT_KEYS, COMPLETION_KEYS), _prompt_completion),
-    "prompt": Layout((PROMPT_KEYS,), _prompt),
+    "question_answer": Layout((("question",), ANSWER_KEYS), _question_answer, BESIDE_KEYS),
+    "prompt_completion": Layout((PROMPT_KEYS, COMPLETION_KEYS), _prompt_completion, BESIDE_KEYS),
+    "prompt": Layout((PROMPT_KEYS,), _prompt, BESIDE_KEYS),
     "text": Layout((("text",),), _text),
 }

@@ -33,7 +33,9 @@ ROLES: dict[str, Role] = {
 CALLING = ("function_call", "tool_call")
 """Roles whose content is a call, written as JSON."""
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
+EXCHANGE_KEYS = ("input", "output")
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
+TOOL_KEYS = ("tools", "functions")
 TRAIN_KEYS = ("train", "weight", "loss")
 SHOWN_LETTERS = 40
 
@@ -79,11 +81,35 @@ def read_content(value: Any, place: str) -> str:
     return "".join(texts)
 
 
+def is_turns(value: Any) -> bool:
+    """True for a list of turns that say who speaks: not for a text, nor for the parts of one."""
+    return (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(first_key(value[0], ROLE_KEYS))
+    )
+
+
 def read_turns(value: Any, place: str) -> list[Message]:
-    """A list of turns."""
+    """A list of turns: objects that say who speaks; exchanges of `input` and `output`; or bare texts, the user's first.
+
+    Texts and exchanges are how LIMA, UltraChat and Capybara write conversations.
+    """
     if not isinstance(value, list):
         raise wrong(place, value, "a list of turns")
+    if value and all(isinstance(turn, str) for turn in value):
+        speakers: tuple[Role, Role] = ("user", "assistant")
+        return [Message(speakers[i % 2], turn) for i, turn in enumerate(value)]
+    if value and all(isinstance(turn, dict) and _is_exchange(turn) for turn in value):
+        return [message for i, turn in enumerate(value) for message in _exchange(turn, f"{place}[{i}]")]
     return [read_turn(turn, f"{place}[{i}]") for i, turn in enumerate(value)]
+
+
+def _is_exchange(turn: Json) -> bool:
+    return not first_key(turn, ROLE_KEYS) and all(turn.get(name) is not None for name in EXCHANGE_KEYS)
+
+
+def _exchange(turn: Json, place: str) -> tuple[Message, Message]:
+    asked, answered = (read_content(turn[name], f"{place}.{name}") for name in EXCHANGE_KEYS)
+    return Message("user", asked), Message("assistant", answered)
 
 
 def read_turn(value: Any, place: str) -> Message:
@@ -100,12 +126,12 @@ def read_turn(value: Any, place: str) -> Message:
     role = ROLES.get(name)
     if role is None:
         raise RowError("unknown_role", f"'{place}.{role_key}' is {quote(given)}; known: {', '.join(ROLES)}")
-    calls = _calls(value, place)
+    calls = read_calls(value, place)
     if content_key is None and not calls:
         raise RowError("wrong_type", f"'{place}' has no '{CONTENT_KEYS[0]}' or '{CONTENT_KEYS[1]}'")
     content = read_content(value[content_key], f"{place}.{content_key}") if content_key else ""
     if name in CALLING:
-        calls, content = _calls({"tool_calls": _json(content, place)}, place), ""
+        calls, content = read_calls({"tool_calls": _json(content, place)}, place), ""
     if calls and role != "assistant":
         raise RowError("bad_tool_call", f"'{place}' is a turn of '{role}'; only an assistant can call a tool")
     return Message(
@@ -143,7 +169,7 @@ def _json(text: str, place: str) -> Any:
         raise RowError("bad_tool_call", f"'{place}' holds a call that is not JSON: {quote(text)}") from error
 
 
-def _calls(turn: Json, place: str) -> tuple[Json, ...]:
+def read_calls(turn: Json, place: str) -> tuple[Json, ...]:
     """The calls of a turn in OpenAI's form, from there or from the bare `{"name": ..., "arguments": ...}`."""
     key = first_key(turn, ("tool_calls", "function_call"))
     if key is None:
@@ -172,7 +198,7 @@ def _call(call: Any, place: str) -> Json:
 
 def read_tools(row: Json) -> tuple[Json, ...]:
     """The definitions of tools that a row has under `tools` (a list, or JSON in a text) or `functions`."""
-    key = first_key(row, ("tools", "functions"))
+    key = first_key(row, TOOL_KEYS)
     if key is None:
         return ()
     value = row[key]
@@ -224,7 +250,10 @@ def _check_order(turn: Message, previous: Message | None, i: int) -> None:
             raise RowError("bad_role_order", f"turn {i + 1} is '{turn.role}'; the user speaks first")
     elif turn.role == "tool":
         if previous.role != "tool" and not previous.tool_calls:
-            raise RowError("unmatched_tool_call", f"turn {i + 1} is the result of a tool that turn {i} did not call")
+            reason = f"turn {i + 1} is the result of a tool that turn {i} did not call"
+            if previous.role == "assistant":
+                reason += ": a call is read from 'tool_calls' (name and arguments), not from the text of the answer"
+            raise RowError("unmatched_tool_call", reason)
     elif turn.role == previous.role:
         raise RowError("bad_role_order", f"turns {i} and {i + 1} are both '{turn.role}'")
     elif turn.role == "user" and previous.role == "tool":

@@ -46,7 +46,14 @@ def test_every_row_has_one_fate_and_the_totals_add_up(bench: Any, asked: Asked) 
     assert set(facts["reasons"]) == {*BROKEN, "duplicate"}
     assert facts["train"]["rows"] + facts["validation"]["rows"] == 30
     assert facts["sources"] == [
-        {"path": "rows.jsonl", "sha256": facts["sources"][0]["sha256"], "rows": 44, "kept": 30, "left_out": []}
+        {
+            "path": "rows.jsonl",
+            "sha256": facts["sources"][0]["sha256"],
+            "rows": 44,
+            "kept": 30,
+            "left_out": [],
+            "unread": {},
+        }
     ]
     assert (facts["context"], facts["system"], facts["replay"]) == (1000, True, None)
     assert facts == json.loads((bench.out / "facts.json").read_text())
@@ -57,7 +64,7 @@ def test_the_ledger_has_what_is_needed_to_find_the_row(bench: Any, asked: Asked)
     first, last = bench.ledger[0], bench.ledger[-1]
     assert set(first) == {
         "source", "line", "hash", "shape", "fate", "rule", "reason", "score", "duplicate_of", "split", "tokens",
-        "trained", "risk", "note", "content", "fold",
+        "trained", "risk", "note", "content", "fold", "unread",
     }  # fmt: skip
     assert (first["source"], first["line"], first["shape"], first["fate"], first["reason"]) == (
         "rows.jsonl", 1, "question_answer", "kept", ""
