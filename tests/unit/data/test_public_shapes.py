@@ -95,14 +95,16 @@ PAIRS: dict[str, tuple[dict[str, Any], Turns]] = {
         [("user", ASK)],
     ),
     "orca_dpo_pairs": (
-        {"system": "Be kind.", "question": ASK, "chosen": TELL, "rejected": "No."}, [("system", "Be kind."), ("user", ASK)]
+        {"system": "Be kind.", "question": ASK, "chosen": TELL, "rejected": "No."},
+        [("system", "Be kind."), ("user", ASK)],
     ),
     "whole conversations and a system prompt": (
         {"system_prompt": "Be kind.", "chosen": TURNS, "rejected": [TURNS[0], {"role": "assistant", "content": "No."}]},
         [("system", "Be kind."), ("user", ASK)],
     ),
     "LLaMA-Factory": (
-        {"instruction": "And?", "input": "It.", "chosen": "Y", "rejected": "N", "history": [[ASK, TELL]], "system": "S"},
+        {"instruction": "And?", "input": "It.", "chosen": "Y", "rejected": "N", "history": [[ASK, TELL]],
+         "system": "S"},
         [("system", "S"), *ONCE, ("user", "And?\n\nIt.")],
     ),
 }  # fmt: skip
@@ -136,7 +138,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "chosen: preferred_output, rejected: non_preferred_output",
     ),
     "stack-exchange-paired": (
-        {"qid": 1, "question": ASK, "response_j": TELL, "response_k": "No."}, "{chosen: response_j, rejected: response_k}"
+        {"qid": 1, "question": ASK, "response_j": TELL, "response_k": "No."},
+        "{chosen: response_j, rejected: response_k}",
     ),
     "arena": (
         {"model_a": "a", "model_b": "b", "winner": "model_a", "conversation_a": TURNS,

@@ -122,7 +122,7 @@ def test_the_recipes_system_goes_before_rows_without_one() -> None:
         ({"messages": [turn(1, "Hi")]}, "wrong_type", "'messages[0].role' is a JSON number"),  # type: ignore[arg-type]
         ({"messages": [turn("user", [{"type": "image_url"}]), ANSWER]}, "wrong_type", "part of type 'image_url'"),
         ({"messages": [turn("user", ["Hi"]), ANSWER]}, "wrong_type", "'messages[0].content[0]' is a JSON text"),
-        ({"question": "Hi", "answer": ["a", "b"]}, "wrong_type", "'answer[0]' is a JSON text"),
+        ({"question": "Hi", "answer": ["a", 1]}, "wrong_type", "'answer[0]' is a JSON text"),
         ({"question": "Hi", "answer": True}, "wrong_type", "'answer' is true: write what the model is to say"),
         ({"instruction": "a", "output": "b", "history": [["a"]]}, "wrong_type", "'history[0]' is not a pair"),
         ({"instruction": "a", "output": "b", "history": "x"}, "wrong_type", "'history' is a JSON text"),
