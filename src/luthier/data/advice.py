@@ -11,7 +11,7 @@ IMAGES = ("image", "images", "video", "videos", "audio", "audios")
 ASKING = re.compile(r"question|prompt|instruct|query|problem|input|user|human|ask|goal", re.IGNORECASE)
 WORKED_ON = re.compile(r"article|document|dialog|passage|report|description|content|text|ticket|message", re.IGNORECASE)
 ANSWERING = re.compile(
-    r"answer|response|reply|output|completion|target|solution|code|summar|highlight|assistant|result|translation|label",
+    r"answer|response|reply|output|completion|target|solution|code|summary|highlight|assistant|result|translation|label",
     re.IGNORECASE,
 )
 ASIDE = re.compile(
