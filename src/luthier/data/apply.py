@@ -9,14 +9,14 @@ from luthier.data.outcome import Workshop
 from luthier.data.step import Content
 from luthier.data.table import KEPT, Table
 from luthier.data.verdicts import Verdict
-from luthier.types import Message, Pair
+from luthier.types import Fate, Message, Pair
 
 REPLACED = ("rating", "tokens", "trained", "longest", "at", "content", "pieces", "signatures")
 """What an edit changes of a row; its mark stays that of what was seen, so that the verdict stays bound to it."""
 
 
-def apply_verdicts(table: Table, workshop: Workshop, verdicts: Mapping[str, Verdict]) -> None:
-    """Change the kept rows that a verdict says something of."""
+def apply_verdicts(table: Table, workshop: Workshop, verdicts: Mapping[str, Verdict], limit: int) -> None:
+    """Change the kept rows that a verdict says something of; `limit` is the longest row in tokens."""
     if not any(verdict.defective for verdict in verdicts.values()):
         return
     rows = table.sql(f"SELECT n, mark FROM rows WHERE {KEPT}").fetchall()
@@ -28,10 +28,10 @@ def apply_verdicts(table: Table, workshop: Workshop, verdicts: Mapping[str, Verd
             reason = verdict.note or "a person rejected it"
             _set(table, number, {"fate": "rejected_in_review", "rule": "review", "reason": reason})
         else:
-            _edit(table, workshop, number, mark, verdict)
+            _edit(table, workshop, number, mark, verdict, limit)
 
 
-def _edit(table: Table, workshop: Workshop, number: int, mark: bytes, verdict: Verdict) -> None:
+def _edit(table: Table, workshop: Workshop, number: int, mark: bytes, verdict: Verdict, limit: int) -> None:
     text = verdict.edited or ""
     key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=mark, digest_size=16).digest()
     known = table.memory.look_up([key])
@@ -39,9 +39,12 @@ def _edit(table: Table, workshop: Workshop, number: int, mark: bytes, verdict: V
         revised = workshop.revise(with_answer(table.content(number), text))
         known = table.memory.keep([key], packed([revised]))
     made = known[key]
-    if made.fate != "kept":
-        reason = f"as it was edited: {made.reason}"
-        _set(table, number, {"fate": made.fate, "rule": "review", "reason": reason, "score": made.score})
+    fate = Fate(made.fate, made.reason, score=made.score)
+    if fate.kept and made.longest is not None and made.longest > limit:
+        fate = Fate("too_long", f"{made.longest} tokens, the limit is {limit}", score=made.longest)
+    if not fate.kept:
+        reason = f"as it was edited: {fate.reason}"
+        _set(table, number, {"fate": fate.name, "rule": "review", "reason": reason, "score": fate.score})
         return
     note = table.sql("SELECT note FROM rows WHERE n = ?", (number,)).fetchone()[0]
     said = "edited in review" + (f": {verdict.note}" if verdict.note else "")

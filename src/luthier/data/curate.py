@@ -91,7 +91,7 @@ def curate(
     feeds = _feeds(recipe, recipe_folder)
     with open_memory(memory, workshop.fingerprint()) as held, Table(held, out) as table:
         reports = _work_through(table, feeds, workshop, limit, progress=progress)
-        apply_verdicts(table, workshop, verdicts)
+        apply_verdicts(table, workshop, verdicts, limit)
         try:
             if recipe.data.too_long == "error":
                 _check_long(table)

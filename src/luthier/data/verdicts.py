@@ -32,6 +32,7 @@ class Verdict:
         where: the place of the row when it was seen.
         who: the person's name, where it is known.
         time: seconds since 1970.
+        frame: which rows it was drawn from.
     """
 
     content: str
@@ -42,6 +43,12 @@ class Verdict:
     where: str = ""
     who: str = ""
     time: float = 0.0
+    frame: str = ""
+
+    @property
+    def said(self) -> tuple[str, str | None, str]:
+        """What the person said, without who and when."""
+        return self.decision, self.edited, self.note
 
     @property
     def defective(self) -> bool:
@@ -86,6 +93,8 @@ def verdict_from(row: Json) -> Verdict:
     verdict = Verdict(**row)
     if verdict.decision not in DECISIONS:
         raise ValueError(f"'{verdict.decision}' is none of {', '.join(DECISIONS)}")
+    if verdict.drawn not in get_args(Drawn):
+        raise ValueError(f"'{verdict.drawn}' is none of {', '.join(get_args(Drawn))}")
     if verdict.decision == "edit" and not (verdict.edited or "").strip():
         raise ValueError("an edit needs the edited answer")
     return verdict

@@ -14,5 +14,6 @@ class Review(Section):
     """Rows to look at: three quarters drawn at random from every source and length, one quarter those with the highest
     risk by the steps of curation."""
     limit: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """The share of defective rows (edited or rejected) that training may start with. The upper end of the exact 95 %
-    interval around the share found among the rows drawn at random has to be below it."""
+    """The share of defective rows that training may start with. Rows that were edited or rejected are mended; what
+    counts is how many defects may be left among those that nobody saw. The upper end of the exact 95 % interval of
+    that, by the rows drawn at random, has to be below the limit."""
