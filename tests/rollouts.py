@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from tiny import PLAN, TUNED, base, chat_rows, conversations, save, tokenizer
 
 from luthier import events
 from luthier.models.load import load_model
+from luthier.models.logprobs import plain_logprobs
 from luthier.models.tuning import tune
 from luthier.recipe import build_recipe
+from luthier.train.experience import Experience
 from luthier.train.fit import Job, fit
 from luthier.train.objectives import OBJECTIVES
 from luthier.train.parallel import Parallel
@@ -29,6 +33,10 @@ POLICIES: dict[str, Json] = {
     "grpo": {**SMALL, "kind": "grpo", "answers": 4, "kl": 0.05, "passes": 2},
     "rloo": {**SMALL, "kind": "rloo", "answers": 4},
 }
+
+
+class Death(BaseException):
+    """The process ends here."""
 
 
 def dataset(folder: Path, count: int = 12) -> Path:
@@ -79,10 +87,36 @@ def ready(task: Job, packed: bool = True) -> tuple[Any, Any, Any]:
     return model, objective, rollouts(task, model, objective, tokenizer(), log, Parallel(), packed=packed)
 
 
+def own_logprobs(model: Any, experience: Experience) -> torch.Tensor:
+    """Log-probabilities of all labels from the model's own logits, row by row."""
+    found = []
+    for i in range(len(experience.rows)):
+        row = experience.rows.row(i)
+        places = [k for k, trained in enumerate(row.trained) if trained]
+        ids = torch.tensor([row.ids])
+        targets = torch.tensor([row.ids[k] for k in places])
+        found.append(plain_logprobs(model, ids, torch.tensor(places) - 1, targets))
+    return torch.cat(found)
+
+
+def curve(log: events.Log) -> list[float]:
+    """All numbers of a run, of every update and every look."""
+    steps, looks = events.training_curve(log.path)
+    return [x for s in steps for x in (s.loss, s.gradient_norm, *s.metrics.values())] + [look.loss for look in looks]
+
+
+def same_end(half: Any, whole: Any, tuning: str) -> None:
+    """Whether two runs saved the same bits and tell the same of themselves."""
+    name = "model.safetensors" if tuning == "full" else "adapter_model.safetensors"
+    found, wanted = load_file(half.out / name), load_file(whole.out / name)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert not any("critic" in key or "value" in key for key in found)  # the policy alone is saved
+    assert json.loads((half.out / "rollouts.json").read_text()) == json.loads((whole.out / "rollouts.json").read_text())
+
+
 def main() -> None:
     """Run until the step to die at."""
-    import torch
-
     torch.set_num_threads(1)
     folder, kind, tuning, at = sys.argv[1:]
 

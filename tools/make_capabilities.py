@@ -10,7 +10,7 @@ import sys
 from pages import ROOT, settle
 
 TUNINGS = ("full", "freeze", "lora", "qlora", "prefix", "prompt", "p-tuning", "adapter", "ia3")
-OBJECTIVES = ("sft", "text", "reward", "dpo", "kto", "orpo", "ppo", "grpo", "rloo")
+OBJECTIVES = ("sft", "text", "reward", "dpo", "kto", "orpo", "ppo", "grpo", "rloo", "online_dpo")
 BEGIN, END = "<!-- capabilities -->", "<!-- /capabilities -->"
 
 

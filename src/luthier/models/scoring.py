@@ -96,9 +96,12 @@ class Classifier:
         ids = [self._ids(talk) for talk in talks]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]["input_ids"]))
         found = [math.nan] * len(ids)
-        for start in range(0, len(order), TOGETHER):
-            group = order[start : start + TOGETHER]
-            inputs = self.tokenizer.pad([ids[i] for i in group], padding_side="right", return_tensors="pt").to(place)
+        pads = None not in (self.tokenizer.pad_token, self.model.config.pad_token_id)
+        size = TOGETHER if pads else 1  # without a token to pad with every text goes alone
+        for start in range(0, len(order), size):
+            group = order[start : start + size]
+            texts = self.tokenizer.pad([ids[i] for i in group], padding=pads, padding_side="right", return_tensors="pt")
+            inputs = texts.to(place)
             logits = self.model(**inputs).logits.double()
             if self.label is not None and self.model.config.problem_type == "multi_label_classification":
                 logits = logits[:, self.label, None]  # the log-odds of a sigmoid are its logit

@@ -34,7 +34,7 @@ MICRO_TOKENS = {"cpu": 4_096, "gpu": 16_384}
 COMPILING = {"cpu": (120, 0.05), "gpu": (60, 0.15)}
 """Seconds that compiling the blocks takes, and the share of a step that it saves: on a CPU as measured
 (docs/performance.md), on a GPU as others publish (torchtune: 27 % more tokens a second, Axolotl: 14 to 19 % less)."""
-SAMPLED = ("ppo", "grpo", "rloo")
+SAMPLED = ("ppo", "grpo", "rloo", "online_dpo")
 """Objectives that spend their time sampling, which compiled blocks do not speed up."""
 FULL = 0.95
 """Share of the memory that a run may take by the estimate."""

@@ -13,13 +13,20 @@ w = (2000 / hidden)^0.781, the fit of Schulman et al. 2025, "LoRA Without Regret
 | p-tuning | 3e-3 | 1e-5 to 1e-1 | Liu et al. 2021: a search from 1e-5 to 3e-3 |
 
 Preferences are learned at a fifth of that rate (`dpo`, `orpo`, `kto`: Rafailov et al. 2023 take 1e-6 where SFT takes
-1e-5 or so), a reward model at half of it; rewards for the model's own answers (`ppo`, `grpo`, `rloo`) at a fifth, too
-(Huang et al. 2024, arXiv:2403.17031, take 3e-6).
+1e-5 or so), a reward model at half of it. Rewards for the model's own answers (`ppo`, `grpo`, `rloo`, `online_dpo`) are
+learned at a tenth, so that the held-out judge can end in time what goes wrong; Huang et al. 2024 (arXiv:2403.17031)
+take 3e-6.
 """
 
 FLAT = {"ia3": 3e-3, "prefix": 3e-2, "prompt": 1e-1, "p-tuning": 3e-3}
 WIDE = {"lora": 5e-4, "qlora": 5e-4, "adapter": 5e-4, "full": 5e-5, "freeze": 5e-5}
-SLOWER = {"dpo": 0.2, "orpo": 0.2, "kto": 0.2, "reward": 0.5, "ppo": 0.2, "grpo": 0.2, "rloo": 0.2}
+SLOWER = {
+    "dpo": 0.2,
+    "orpo": 0.2,
+    "kto": 0.2,
+    "reward": 0.5,
+    **dict.fromkeys(("ppo", "grpo", "rloo", "online_dpo"), 0.1),
+}
 RANGES = {
     "full": (1e-6, 1e-3),
     "freeze": (1e-6, 1e-3),

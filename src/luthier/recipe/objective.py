@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.recipe.policy import Grpo, Ppo, Rloo
+from luthier.recipe.policy import Grpo, OnlineDpo, Ppo, Rloo
 from luthier.recipe.section import Section
 
 RowKind = Literal["examples", "prompts", "pairs", "ratings"]
@@ -95,4 +95,6 @@ class Kto(Section):
     """Weight of unwanted answers."""
 
 
-Objective = Annotated[Sft | Text | Reward | Dpo | Orpo | Kto | Ppo | Grpo | Rloo, Field(discriminator="kind")]
+Objective = Annotated[
+    Sft | Text | Reward | Dpo | Orpo | Kto | Ppo | Grpo | Rloo | OnlineDpo, Field(discriminator="kind")
+]

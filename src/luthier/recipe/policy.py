@@ -1,4 +1,4 @@
-"""Objectives that learn from rewards for their own answers: `ppo`, `grpo`, `rloo`."""
+"""Objectives that learn from rewards for their own answers: `ppo`, `grpo`, `rloo`, `online_dpo`."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,17 +32,11 @@ class Policy(Section):
     """Longest answer; a quarter longer than the rows' longest one when not given."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the sampling. Log-probabilities are those at this temperature throughout."""
-    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """How far below 1 the ratio of new to old probability may fall and still gain by it."""
-    clip_high: Annotated[float, Field(gt=0)] | None = None
-    """The same above 1 (Yu et al. 2025, DAPO, arXiv:2503.14476, take 0.28); as `clip` when not given."""
     missing_end: Annotated[float, Field(ge=0)] = 0.0
     """What is taken off the reward of an answer that did not end by itself."""
     sampler: Literal["in_process", "vllm"] = "in_process"
     """What writes the answers: the model being trained itself, or vLLM on the same GPU with the adapter of the
     moment."""
-    truncate: Annotated[float, Field(ge=1)] = 2.0
-    """Most that an answer of another sampler weighs: the cap of truncated importance sampling."""
     held_out_prompts: Annotated[int, Field(ge=8)] = 200
     """Validation prompts that are answered at every validation, greedily and sampled."""
     tolerance: Annotated[float, Field(gt=0)] = 0.02
@@ -57,7 +51,18 @@ class Policy(Section):
         return "examples" if any(part.compares for part in (*self.rewards, *self.held_out)) else "prompts"
 
 
-class Ppo(Policy):
+class Clipped(Policy):
+    """What moves the policy by ratios of new to old probability."""
+
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """How far below 1 the ratio of new to old probability may fall and still gain by it."""
+    clip_high: Annotated[float, Field(gt=0)] | None = None
+    """The same above 1 (Yu et al. 2025, DAPO, arXiv:2503.14476, take 0.28); as `clip` when not given."""
+    truncate: Annotated[float, Field(ge=1)] = 2.0
+    """Most that an answer of another sampler weighs: the cap of truncated importance sampling."""
+
+
+class Ppo(Clipped):
     """Proximal policy optimisation: a value for every token, advantages by GAE, the KL as a penalty in the reward."""
 
     kind: Literal["ppo"]
@@ -94,7 +99,7 @@ class Ppo(Policy):
         return self
 
 
-class Grouped(Policy):
+class Grouped(Clipped):
     """What compares the answers to one prompt with each other, and so needs no value."""
 
     @model_validator(mode="after")
@@ -130,3 +135,14 @@ class Rloo(Grouped):
     """Answers to each prompt."""
     kl: Annotated[float, Field(ge=0)] = 0.02
     """Coefficient of an answer's KL from the model before training, taken off its reward; 0 needs no reference."""
+
+
+class OnlineDpo(Policy):
+    """Direct preference optimisation on pairs of its own answers, of which the rewards say the better one."""
+
+    kind: Literal["online_dpo"]
+    """DPO on two fresh answers to each prompt (Guo et al. 2024, arXiv:2402.04792)."""
+    answers: Literal[2] = 2
+    """Answers to each prompt: a pair."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the model is held to where it began."""

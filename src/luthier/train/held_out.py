@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from luthier.train.experience import Experience
-from luthier.train.monitors import Look, falls
+from luthier.train.monitors import SLACK, Look, best_of, falls
 from luthier.train.source import Tensors
 
 LEAST_NEW = 0.1
@@ -98,7 +98,7 @@ class HeldOut:
         found = self._changed(step)
         if found.worn > WORN and self.rollouts >= self.apart:
             return True
-        if self._gone() > self.tolerance:
+        if self._below() + self._gone() >= self.tolerance - SLACK:
             return True
         guess = Look(step, [], [], [], *self._estimates(found, None, None))
         return falls(self.looks, guess, self.tolerance)
@@ -129,6 +129,10 @@ class HeldOut:
         self.greedy.facts["least"] = _least(self.logprobs(self.greedy), self.greedy)
         self.change, self.rollouts = None, 0
         return look
+
+    def _below(self) -> float:
+        """How far the greedy answers of the last look were below the best ones."""
+        return max(0.0, best_of(self.looks).greedy_mean - self.looks[-1].greedy_mean)
 
     def _gone(self) -> float:
         """The score, above the lowest, of greedy answers of the last look that are greedy no longer, a prompt."""

@@ -14,12 +14,17 @@ from typing import Any
 import torch
 
 from luthier.evaluate.metrics import ALPHA, paired
+from luthier.evaluate.resample import permutation
 from luthier.train.experience import Experience
 from luthier.train.objectives.policy import answer_kl
 from luthier.train.reinforce import kl
 from luthier.train.rewards import Worth
 from luthier.types import Json
 
+SLACK = 1e-9
+"""A fall of exactly the tolerance is one, whatever rounding makes of it."""
+DOUBT = 0.2
+"""Most that a fall of greedy answers may be owed to chance, where nothing speaks against it."""
 SHOWN = 6
 """Held-out answers that a look keeps for people to read."""
 
@@ -74,18 +79,18 @@ class Look:
 def gamed(looks: Sequence[Look], tolerance: float) -> str | None:
     """Why the last look says that the reward is being gamed, or None.
 
-    Since the best look the reward has risen, and the held-out score, of sampled answers or of greedy ones, has fallen
-    by more than the tolerance: either so that chance alone would do it less than once in twenty times, on the same
-    prompts, or for the second time in a row.
+    Since the best look the reward has risen beyond chance, and the held-out score, of sampled answers or of greedy
+    ones, has fallen by the tolerance or more. What proves the fall is told by `_drawn_worse` and `_kept_worse`.
     """
     if len(looks) < 2:
         return None
-    for kind, scores in ((" of held-out answers", _sampled), (" of greedy held-out answers", _greedy)):
-        best, last = _highest(looks[:-1], scores), looks[-1]
-        if not _fallen(best, last, tolerance, scores):
-            continue
-        again = looks[-2].step > best.step and _fallen(best, looks[-2], tolerance, scores)
-        if again or _sure(best, last, scores):
+    last = looks[-1]
+    for kind, scores, proved in (
+        (" of held-out answers", _sampled, _drawn_worse),
+        (" of greedy held-out answers", _greedy, _kept_worse),
+    ):
+        best = _highest(looks[:-1], scores)
+        if _fallen(best, last, tolerance, scores) and proved(looks, best, tolerance):
             (held, rewards), (fell, rose) = map(_means, (scores(best), scores(last)))
             return (
                 f"the reward{kind} rose from {rewards:.3f} to {rose:.3f} while their held-out score fell from "
@@ -94,13 +99,43 @@ def gamed(looks: Sequence[Look], tolerance: float) -> str | None:
     return None
 
 
+def _drawn_worse(looks: Sequence[Look], best: Look, tolerance: float) -> bool:
+    """Whether the fall of sampled answers is proved: it is beyond chance, or seen for the second time in a row.
+
+    While greedy answers, which are what is kept, are better than they were, it has to be twice the tolerance.
+    """
+    last = looks[-1]
+    if last.greedy_mean > best.greedy_mean and not _fallen(best, last, 2 * tolerance, _sampled):
+        return False
+    return _again(looks, best, tolerance, _sampled) or _chance(best, last, _sampled) < ALPHA
+
+
+def _kept_worse(looks: Sequence[Look], best: Look, tolerance: float) -> bool:
+    """Whether the fall of greedy answers is proved: it is beyond chance.
+
+    Where sampled answers have not surely become better, it is enough that it is seen for the second time in a row, or
+    less likely than `DOUBT` by chance: greedy answers turn over many at once, so that there is no time to wait for
+    more, and a policy of which sampled answers say the opposite is spared.
+    """
+    last = looks[-1]
+    chance = _chance(best, last, _greedy)
+    if _rose(_sampled(best)[0], _sampled(last)[0]):
+        return chance < ALPHA
+    return chance < DOUBT or _again(looks, best, tolerance, _greedy)
+
+
+def _again(looks: Sequence[Look], best: Look, tolerance: float, scores: "Scores") -> bool:
+    """Whether the look before the last one had fallen, too."""
+    return looks[-2].step > best.step and _fallen(best, looks[-2], tolerance, scores)
+
+
 def best_of(looks: Sequence[Look]) -> Look:
     """The look whose weights are kept: the best greedy answers, which is what is released; the earliest of several."""
     return _highest(looks, _greedy)
 
 
 def falls(looks: Sequence[Look], last: Look, tolerance: float) -> bool:
-    """Whether the score of sampled answers is as far below its best as the tolerance, while the reward rose."""
+    """Whether the score of sampled answers is as far below its best as the tolerance while the reward rose."""
     return _fallen(_highest(looks, _sampled), last, tolerance, _sampled)
 
 
@@ -125,15 +160,24 @@ def _highest(looks: Sequence[Look], scores: Scores) -> Look:
 
 
 def _fallen(best: Look, last: Look, tolerance: float, scores: Scores) -> bool:
+    """Whether the score fell by the tolerance or more while the reward rose beyond chance."""
     gaps = [a - b for b, a in _both(best, last, scores)]
-    rose = mean_of(scores(last)[1]) > mean_of(scores(best)[1])
-    return bool(gaps) and sum(gaps) / len(gaps) < -tolerance and rose
+    if not gaps or sum(gaps) / len(gaps) > SLACK - tolerance:
+        return False
+    own = mean_of(scores(last)[1]) > mean_of(scores(best)[1])
+    return own and any(_rose(kind(best)[1], kind(last)[1]) for kind in (scores, _sampled))
 
 
-def _sure(best: Look, last: Look, scores: Scores) -> bool:
-    """Whether the fall is beyond chance."""
+def _rose(before: Marks, after: Marks) -> bool:
+    """Whether scores or rewards of the same prompts rose beyond chance."""
+    gaps = [a - b for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    return permutation(gaps)[0] < ALPHA
+
+
+def _chance(best: Look, last: Look, scores: Scores) -> float:
+    """How likely chance alone makes the score fall so far, on the same prompts."""
     judged = _both(best, last, scores)
-    return paired([b for b, _ in judged], [a for _, a in judged]).p_worse < ALPHA
+    return paired([b for b, _ in judged], [a for _, a in judged]).p_worse
 
 
 def _both(best: Look, last: Look, scores: Scores) -> list[tuple[float, float]]:

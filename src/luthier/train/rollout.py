@@ -7,6 +7,7 @@ rollout at hand lies in the checkpoint.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from luthier.models.tuning import causal_model
 from luthier.text import TokenRows
 from luthier.train.batches import Update
 from luthier.train.experience import Experience, lay_answers
-from luthier.train.forward import Forward
+from luthier.train.forward import Forward, spread, together
 from luthier.train.held_out import LOOKS, HeldOut
 from luthier.train.monitors import SHOWN, Look, Marks, gamed, of_rollout
 from luthier.train.objectives import PolicyObjective
@@ -101,7 +102,8 @@ class Rollouts(Source):
         self.setting, self.log, self.parallel = setting, log, parallel
         self.usual = causal_model(model).config._attn_implementation
         each = objective.section.prompts * objective.section.answers
-        self.watch = HeldOut(objective.section.tolerance, each, len(held_out), self._of_answers)
+        tolerance = math.inf if judges.same else objective.section.tolerance  # where both are one nothing can be gamed
+        self.watch = HeldOut(tolerance, each, len(held_out), self._of_answers)
         self.stopped: str | None = None
         self.number = -1
         self.minibatches: list[Update] = []
@@ -132,11 +134,12 @@ class Rollouts(Source):
     def _divide(self, number: int, turn: int) -> list[Update]:
         """The rows of the rollout in as many updates of about equally many answers, in an order of this pass's own."""
         rows = self.objective.experience.rows
-        order = np.random.default_rng((self.setting.seed, number, turn)).permutation(len(rows)).tolist()
-        lengths = rows.lengths.tolist()
+        group = self.objective.group
+        lengths = together(rows.lengths.tolist(), group)
+        order = np.random.default_rng((self.setting.seed, number, turn)).permutation(len(lengths)).tolist()
         shares = [order[k :: self.section.minibatches] for k in range(self.section.minibatches)]
         fitted = ((share, best_fit([lengths[i] for i in share], self.setting.micro_tokens)) for share in shares)
-        return [[[share[k] for k in group] for group in groups] for share, groups in fitted]
+        return [[spread([share[k] for k in part], group) for part in parts] for share, parts in fitted]
 
     def _asked(self, number: int) -> list[int]:
         """The numbers of the prompts of a rollout: all prompts in turn, in a new order each time round."""
@@ -160,8 +163,10 @@ class Rollouts(Source):
             what, count = worth.failed.most_common(1)[0]
             self.log.write(events.Warned(f"{sum(worth.failed.values())} rewards failed, {count} times {what}"))
         require(worth)
-        kept = [i for i, value in enumerate(worth.total) if value is not None]
-        if len(kept) < self.section.minibatches:
+        group = self.objective.group
+        whole = (range(i, i + group) for i in range(0, len(asked), group))
+        kept = [i for part in whole if all(worth.total[k] is not None for k in part) for i in part]
+        if len(kept) < group * self.section.minibatches:
             raise TrainingStopped("no answer has a reward", where=f"rollout {number}", fix="look at the rewards")
         experience = Experience(
             lay_answers([self.prompts[asked[i]].ids for i in kept], [drawn[i].ids for i in kept]),
@@ -193,7 +198,7 @@ class Rollouts(Source):
             return batch_logprobs(self.model, batch, temperature)
 
         labels["old"] = self._of_labels(logprobs, experience)
-        exact = self.sampler.exact
+        exact = self.sampler.exact or not self.objective.weighted
         labels["weights"] = (
             torch.ones_like(sampled) if exact else truncated_weights(labels["old"], sampled, self.section.truncate)
         )

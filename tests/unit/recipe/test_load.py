@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from luthier.errors import RecipeError
+from luthier.plan.decide import SAMPLED
 from luthier.recipe import Auto, Full, Lora, Objective, Qlora, Recipe, Tuning, build_recipe, dump_recipe, load_recipe
 
 SMALL = {"name": "small", "data": {"sources": [{"path": "rows.jsonl"}]}}
@@ -208,6 +209,6 @@ def kinds(union: object) -> list[str]:
     [("objective", kind) for kind in kinds(Objective)] + [("tuning", kind) for kind in kinds(Tuning)],
 )
 def test_every_kind_with_its_defaults_written_out_loads_again(section: str, kind: str) -> None:
-    needed = {"rewards": [{"kind": "scorer", "scorer": "exact_match"}]} if kind in ("ppo", "grpo", "rloo") else {}
+    needed = {"rewards": [{"kind": "scorer", "scorer": "exact_match"}]} if kind in SAMPLED else {}
     recipe = build(**{section: {"kind": kind, **needed}})
     assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe

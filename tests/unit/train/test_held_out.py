@@ -140,6 +140,25 @@ def test_a_look_is_due_at_once_when_right_greedy_answers_are_gone() -> None:
     assert policy.held.due(1)
 
 
+def test_what_was_lost_before_the_last_look_counts_too() -> None:
+    policy = Drifting(100, 0)
+    policy.logits[:, 1:], policy.logits[:, 0] = 0.0, 2.0
+    policy.held.apart = 100
+    policy.look(0)
+    policy.look(1)
+    policy.draws[:] = 0
+    policy.held.looks[0].greedy[:] = [1.0] * 91 + [0.0] * 9
+    policy.held.looks[1].greedy[:] = [1.0] * 90 + [0.0] * 10
+    assert policy.held.greedy is not None
+    policy.held.greedy.facts["least"] = policy.logprobs(policy.held.greedy)
+    assert not policy.held.due(2)
+    policy.logits[0, 0] = 1.0
+    assert policy.held._gone() == pytest.approx(0.01)
+    assert policy.held.due(3)
+    policy.held.looks[0].greedy[90] = 0.0  # the last look was as good as the best
+    assert not policy.held.due(4)
+
+
 def test_a_state_is_gone_back_to() -> None:
     policy = Drifting(20, 0)
     policy.look(0)

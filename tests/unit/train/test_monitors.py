@@ -65,6 +65,62 @@ def test_greedy_answers_tell_of_a_fall_that_sampled_ones_do_not_show() -> None:
     assert found[1:] == [None, None]
 
 
+def both(step: int, sampled: int, greedy: list[int], reward: float) -> Look:
+    """The first `sampled` of 200 sampled answers are right, and the greedy answers to these prompts."""
+    return replace(look(step, sampled, reward), greedy=[float(i in greedy) for i in range(200)])
+
+
+@pytest.mark.parametrize(
+    ("sampled", "greedy", "ends"),
+    [
+        (100, [*range(5, 100), 150], True),  # 5 lost, 1 won: p = 0.11
+        (103, [*range(5, 100), 150], True),
+        (110, [*range(5, 100), 150], False),
+        (110, list(range(7, 100)), True),
+        (100, [*range(8, 100), *range(150, 154)], True),  # 8 and 4: 0.19
+        (100, [*range(9, 100), *range(150, 155)], False),  # 9 and 5: 0.21
+        (100, [*range(4, 100), 150], False),
+    ],
+    ids=["doubt", "little better", "better", "beyond chance", "just enough", "too little", "too small"],
+)
+def test_a_fall_of_greedy_answers_needs_less_proof_where_nothing_speaks_against_it(
+    sampled: int, greedy: list[int], ends: bool
+) -> None:
+    """Nothing: that sampled answers have become better beyond chance."""
+    found = gamed([both(0, 100, list(range(100)), 1.0), both(1, sampled, greedy, 2.0)], 0.02)
+    assert (found is not None) == ends
+
+
+@pytest.mark.parametrize(("sampled", "ends"), [(100, True), (110, False)])
+def test_a_fall_of_greedy_answers_that_is_seen_twice_is_proof_where_nothing_speaks_against_it(
+    sampled: int, ends: bool
+) -> None:
+    fallen = [*range(9, 100), *range(150, 155)]
+    looks = [both(0, 100, list(range(100)), 1.0), both(1, 100, fallen, 2.0), both(2, sampled, fallen, 2.0)]
+    assert gamed(looks[:2], 0.02) is None
+    assert (gamed(looks, 0.02) is not None) == ends
+    assert gamed([looks[0], both(1, 100, list(range(100)), 2.0), looks[2]], 0.02) is None
+
+
+def test_sampled_answers_may_fall_a_little_while_greedy_ones_are_better_than_ever() -> None:
+    """A policy that is surer of its best answers; what is kept is better."""
+    found = []
+    for sampled, greedy in ((95, 110), (95, 100), (91, 110)):
+        looks = [both(0, 100, list(range(100)), 1.0), both(1, sampled, list(range(greedy)), 2.0)]
+        found.append(gamed(looks, 0.02) is not None)
+    assert found == [False, True, True]
+
+
+def test_a_reward_that_rose_by_chance_has_not_risen() -> None:
+    before, last = look(0, 100, 1.0), look(1, 80, 1.0)
+    rng = np.random.default_rng(0)
+    last.reward[:] = [1.0 + x for x in rng.permutation(np.linspace(-1, 1.02, 200))]
+    assert last.mean_reward > before.mean_reward
+    assert gamed([before, last], 0.02) is None
+    last.reward[:] = [1.0 + x for x in rng.permutation(np.linspace(-1, 1.5, 200))]
+    assert gamed([before, last], 0.02) is not None
+
+
 def test_prompts_without_a_score_are_no_part_of_it() -> None:
     best, last = look(0, 100, 1.0), look(5, 100, 2.0)
     last.held_out[:30] = [None] * 30

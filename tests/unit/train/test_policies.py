@@ -16,8 +16,7 @@ import pair
 import pytest
 import rollouts
 import torch
-from rollouts import POLICIES, SMALL, dataset, job, mortal, ready, run
-from safetensors.torch import load_file
+from rollouts import POLICIES, SMALL, Death, curve, dataset, job, mortal, own_logprobs, ready, run, same_end
 from tiny import seen, stop, tokenizer
 
 from luthier import events
@@ -26,7 +25,6 @@ from luthier.models.attention import NAME, attention
 from luthier.models.generate import Sampling, generate
 from luthier.models.head import Bend, frozen_logprobs
 from luthier.models.load import load_model
-from luthier.models.logprobs import plain_logprobs
 from luthier.models.tuning import causal_model, untuned
 from luthier.recipe import dump_recipe, load_recipe
 from luthier.train import launch
@@ -39,28 +37,12 @@ from luthier.train.sampler import Drawn, WithVllm
 ONCE = {"max_steps": 1, "schedule": "constant"}
 
 
-class Death(BaseException):
-    """The process ends here."""
-
-
 def rolled(folder: Path, kind: str, tuning: str = "lora", **changes: Any) -> tuple[Any, Any, Experience]:
     """A model, its objective and the first rollout."""
     model, objective, source = ready(job(folder, POLICIES[kind] | changes, tuning))
     with attention(causal_model(model), NAME):
         source.update(0)
     return model, objective, objective.experience
-
-
-def own_logprobs(model: Any, experience: Experience) -> torch.Tensor:
-    """Log-probabilities of all labels from the model's own logits, row by row."""
-    found = []
-    for i in range(len(experience.rows)):
-        row = experience.rows.row(i)
-        places = [k for k, trained in enumerate(row.trained) if trained]
-        ids = torch.tensor([row.ids])
-        targets = torch.tensor([row.ids[k] for k in places])
-        found.append(plain_logprobs(model, ids, torch.tensor(places) - 1, targets))
-    return torch.cat(found)
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -162,11 +144,6 @@ def test_one_base_serves_policy_values_and_reference(tmp_path: Path) -> None:
     assert torch.equal(model(input_ids=ids).logits, bare(input_ids=ids).logits)
 
 
-def curve(log: events.Log) -> list[float]:
-    steps, looks = events.training_curve(log.path)
-    return [x for s in steps for x in (s.loss, s.gradient_norm, *s.metrics.values())] + [look.loss for look in looks]
-
-
 @pytest.mark.parametrize("kind", POLICIES)
 @pytest.mark.parametrize("loss", ["", "grpo", "dr_grpo"])
 def test_the_update_is_the_same_however_it_is_cut_and_laid_out(kind: str, loss: str, tmp_path: Path) -> None:
@@ -182,16 +159,6 @@ def test_the_update_is_the_same_however_it_is_cut_and_laid_out(kind: str, loss: 
     ):
         found = curve(run(job(tmp_path / name, objective, "lora", training, **plan)))
         assert found == pytest.approx(whole, rel=2e-3, abs=2e-4), name
-
-
-def same_end(half: Any, whole: Any, tuning: str) -> None:
-    """Whether two runs saved the same bits and tell the same of themselves."""
-    name = "model.safetensors" if tuning == "full" else "adapter_model.safetensors"
-    found, wanted = load_file(half.out / name), load_file(whole.out / name)
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
-    assert not any("critic" in key or "value" in key for key in found)  # the policy alone is saved
-    assert json.loads((half.out / "rollouts.json").read_text()) == json.loads((whole.out / "rollouts.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -246,7 +213,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data")
     expected = {}
     (tmp_path / "jobs").mkdir()
-    for kind, objective in POLICIES.items():
+    kinds = POLICIES | {"online_dpo": {**SMALL, "kind": "online_dpo"}}
+    for kind, objective in kinds.items():
         expected[kind] = curve(run(replace(job(tmp_path / kind, objective, "lora", training), dataset=data)))
         two = job(tmp_path / f"{kind}-2", objective, "lora", training, processes=2, parallel="ddp")
         body = launch._to_json(replace(two, dataset=data)) | {"die_at": None}
@@ -265,7 +233,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for process in started:
         _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said[-3000:]
-    for kind in POLICIES:
+    for kind in kinds:
         found = curve(events.Log(tmp_path / "jobs" / f"{kind}.jsonl"))
         assert found == pytest.approx(expected[kind], rel=2e-3, abs=2e-4), kind
 

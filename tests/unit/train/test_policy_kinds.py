@@ -41,20 +41,32 @@ PAIRS = [
     pytest.param("adapter", "rloo", marks=pytest.mark.proves("adapter", "rloo")),
     pytest.param("ia3", "grpo", marks=pytest.mark.proves("ia3", "grpo")),
     pytest.param("ia3", "rloo", marks=pytest.mark.proves("ia3", "rloo")),
+    pytest.param("full", "online_dpo", marks=pytest.mark.proves("full", "online_dpo")),
+    pytest.param("freeze", "online_dpo", marks=pytest.mark.proves("freeze", "online_dpo")),
+    pytest.param("lora", "online_dpo", marks=pytest.mark.proves("lora", "online_dpo")),
+    pytest.param("qlora", "online_dpo", marks=pytest.mark.proves("qlora", "online_dpo")),
+    pytest.param("prefix", "online_dpo", marks=pytest.mark.proves("prefix", "online_dpo")),
+    pytest.param("prompt", "online_dpo", marks=pytest.mark.proves("prompt", "online_dpo")),
+    pytest.param("p-tuning", "online_dpo", marks=pytest.mark.proves("p-tuning", "online_dpo")),
+    pytest.param("adapter", "online_dpo", marks=pytest.mark.proves("adapter", "online_dpo")),
+    pytest.param("ia3", "online_dpo", marks=pytest.mark.proves("ia3", "online_dpo")),
 ]
 
 
 @pytest.mark.parametrize(("tuning", "kind"), PAIRS)
 def test_the_reward_rises(tuning: str, kind: str, tmp_path: Path) -> None:
-    objective = {**POLICIES[kind], "prompts": 12, "answers": 4 if kind == "ppo" else 8, "held_out_prompts": 8}
-    training = {"epochs": 5, "learning_rate": RATES[tuning], "validate_every": 100, "schedule": "constant"}
+    answers, epochs = {"ppo": (4, 5), "online_dpo": (2, 15)}.get(kind, (8, 5))
+    given = POLICIES.get(kind, {"kind": kind, "max_new_tokens": 6})
+    objective = {**given, "prompts": 12, "answers": answers, "held_out_prompts": 8}
+    training = {"epochs": epochs, "learning_rate": RATES[tuning], "validate_every": 100, "schedule": "constant"}
     task = job(tmp_path, objective, "lora", training, micro_batch_tokens=4096)
     chosen = TypeAdapter(Tuning).validate_python({"kind": tuning, **SETTINGS.get(tuning, {})})
     log = run(replace(task, tuning=chosen))
     rewards = [rollout.metrics["reward"] for rollout in seen(log, events.RolledOut)]
-    assert len(rewards) == 5
+    assert len(rewards) == epochs
     assert max(rewards[-2:]) > rewards[0] + 0.08
-    assert seen(log, events.Step)[0].metrics["ratio"] == pytest.approx(1, abs=1e-4)
+    if kind != "online_dpo":
+        assert seen(log, events.Step)[0].metrics["ratio"] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,8 @@ def test_any_classifier_is_asked_with_its_own_tokenizer(tmp_path: Path) -> None:
             logits = model(**own(talk[0].content, talk[1].content, return_tensors="pt")).logits[0].double()
         chance = torch.softmax(logits, -1)[2].item()
         assert score == pytest.approx(math.log(chance / (1 - chance)), abs=1e-4)
+    own.pad_token = None  # as many classifiers on a causal base have it: nothing to pad with, so each text goes alone
+    assert Classifier(model, own, 2)(short) == pytest.approx(found, abs=1e-5)
 
 
 def test_rewards_that_compare_with_the_rows_answers_judge_themselves(tmp_path: Path) -> None:

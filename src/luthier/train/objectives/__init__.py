@@ -4,6 +4,7 @@ from luthier.train.objectives.dpo import Dpo
 from luthier.train.objectives.grpo import Grpo
 from luthier.train.objectives.kto import Kto
 from luthier.train.objectives.objective import Loss, Objective
+from luthier.train.objectives.online_dpo import OnlineDpo
 from luthier.train.objectives.orpo import Orpo
 from luthier.train.objectives.policy import PolicyObjective
 from luthier.train.objectives.ppo import Ppo
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ppo": Ppo,
     "grpo": Grpo,
     "rloo": Rloo,
+    "online_dpo": OnlineDpo,
 }
 
 __all__ = ["OBJECTIVES", "Loss", "Objective", "PolicyObjective"]

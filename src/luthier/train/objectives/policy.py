@@ -16,6 +16,8 @@ Tensor = torch.Tensor
 class PolicyObjective(Objective):
     """A clipped policy loss over the answers of the rollout at hand, summed over tokens; see `reinforce.ppo_loss`.
 
+    Rows of a `group`, all answers to one prompt, stay together; an answer is left out with the others of its group.
+
     Between rollout and update nothing is looked up again: `prepare` turns what answers are worth into what is learned
     of each of their tokens, and `loss` reads that for the rows of its batch.
     """
@@ -23,6 +25,8 @@ class PolicyObjective(Objective):
     fresh = True
     critic = False
     """Whether the objective learns values of states."""
+    weighted = True
+    """Whether tokens of another sampler are weighted by truncated ratios."""
     experience: Experience
 
     @property
