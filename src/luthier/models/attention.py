@@ -9,6 +9,7 @@ keyword `documents`.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
+from inspect import signature
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -26,6 +27,12 @@ with suppress(ImportError):  # torch before 2.10
     from torch.nn.attention import varlen
 
     varlen_attn = varlen.varlen_attn
+
+
+def takes_keyword(function: Any, name: str) -> bool:
+    """Whether a function has an argument of this name: torch's kernel for many documents gained some over time."""
+    return function is not None and name in signature(function).parameters
+
 
 NAME = "luthier_packed"
 LARGEST_HEAD = 256
@@ -148,9 +155,10 @@ def packed_attention(
 
 def has_varlen(query: torch.Tensor) -> bool:
     """Whether torch's kernel for many documents at once takes these queries: on Ampere and later, in half precision."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > LARGEST_HEAD:
+    size = query.shape[-1]
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or size > LARGEST_HEAD or size % 8:
         return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0) and varlen_attn is not None
+    return torch.cuda.get_device_capability(query.device) >= (8, 0) and takes_keyword(varlen_attn, "window_size")
 
 
 def _at_once(
@@ -170,6 +178,12 @@ def _at_once(
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     if e.order is not None:
         k, v = k.index_select(0, e.order), v.index_select(0, e.order)
+    grouped = {}
+    if (groups := query.shape[1] // key.shape[1]) > 1:
+        if takes_keyword(varlen_attn, "enable_gqa"):
+            grouped["enable_gqa"] = True
+        else:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     found = varlen_attn(
         q.contiguous(),
         k.contiguous(),
@@ -180,7 +194,7 @@ def _at_once(
         e.most_keys,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **grouped,
     )
     return found[None]  # type: ignore[no-any-return]
 

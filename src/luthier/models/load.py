@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from luthier.errors import DataError, Missing
 from luthier.models.base import Base
 from luthier.models.fastest import speeds
+from luthier.models.mapped import give_back_unused, weight_files
 from luthier.recipe import Dtype, Qlora
 from luthier.text import load_tokenizer
 
@@ -67,6 +68,7 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None, s
         settings["device_map"] = {"": str(device())}
     kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     settings |= {"num_labels": 1} if scores else {}
+    before = weight_files()
     try:
         model, report = kind.from_pretrained(str(base.folder), output_loading_info=True, **settings)
     except Exception as error:  # the libraries below raise whatever a damaged file leads them to
@@ -85,6 +87,8 @@ def load_model(base: Base, dtype: DtypeName, *, quantise: Qlora | None = None, s
         )
     if quantise is None:
         model = model.to(device())
+    else:
+        give_back_unused(model, before)
     _keep_gradients_on_cpu(model)
     if base.new_tokens or base.end_token:
         add_tokens(model, base)

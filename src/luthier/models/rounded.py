@@ -13,16 +13,20 @@ float32: inputs are not rounded then. Only training sees the rounded base; what 
 adapters beside the weights as they were.
 """
 
+from collections import Counter
 from typing import Any
 
 import torch
 
 from luthier.errors import RecipeError
 from luthier.models.fast_lora import Frozen, lora_layers
+from luthier.models.mapped import give_back, span, weight_files
 
 WIDEST = 127
 LARGEST_FP8 = 448.0
 """Largest number of float8 e4m3."""
+FP8_SIDE, INT8_SIDE, INT8_ROWS = 16, 8, 17
+"""What the kernels of GPUs ask for: sides of a weight as multiples of these, and so many rows at least."""
 
 
 def _rows(x: torch.Tensor, widest: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +49,7 @@ class Int8(Frozen):
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """In integers, where they are faster."""
-        if self.exact_only:
+        if self.exact_only or not self._kernel_takes(x):
             return super().product(x)
         scaled, scale = _rows(x, WIDEST)
         found = torch._int_mm(scaled.round_().to(torch.int8), self.whole.t())
@@ -53,10 +57,13 @@ class Int8(Frozen):
 
     def transposed(self, dy: torch.Tensor) -> torch.Tensor:
         """In integers, where they are faster."""
-        if self.exact_only:
+        if self.exact_only or not self._kernel_takes(dy):
             return super().transposed(dy)
         scaled, scale = _rows(dy * self.scale.to(dy.dtype), WIDEST)
         return torch._int_mm(scaled.round_().to(torch.int8), self.whole).float().mul_(scale).to(dy.dtype)
+
+    def _kernel_takes(self, x: torch.Tensor) -> bool:
+        return not x.is_cuda or (len(x) >= INT8_ROWS and not any(side % INT8_SIDE for side in self.whole.shape))
 
 
 class Fp8(Frozen):
@@ -132,7 +139,7 @@ def round_base(model: torch.nn.Module, how: str, *, multiplies: bool) -> int:
         multiplies: whether this machine multiplies 8-bit integers faster than float32.
 
     Returns:
-        How many layers were rounded.
+        How many layers were rounded; in fp8 those with a side that the kernel does not take stay exact.
 
     Raises:
         RecipeError: `fp8` on a machine that cannot.
@@ -143,13 +150,18 @@ def round_base(model: torch.nn.Module, how: str, *, multiplies: bool) -> int:
             where="tuning.base",
             fix="tuning.base=exact, or int8 on a CPU",
         )
-    count = 0
+    count, files = 0, weight_files()
+    owners = Counter(p.data_ptr() for p in model.parameters())
     for _, _, layer in lora_layers(model):
         base = layer.base_layer
         if type(base) is torch.nn.Linear and not base.weight.requires_grad:
             weight = base.weight.detach()
+            if how == "fp8" and any(side % FP8_SIDE for side in weight.shape):
+                continue  # stays exact
             frozen = Fp8(weight) if how == "fp8" else Int8(weight, multiplies=multiplies)
             layer.base_layer = Rounded(base, frozen)
+            if owners[weight.data_ptr()] == 1:
+                give_back(span(weight), files)
             count += 1
     return count
 

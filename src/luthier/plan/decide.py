@@ -196,7 +196,7 @@ def decide(
         packing=recipe.training.packing,
         recompute=setting.recompute,
         cheap=setting.cheap,
-        compile=_compiles(d, seconds, again=bool(setting.recompute or setting.cheap)),
+        compile=_compiles(d, seconds, setting.cheap / facts.layers),
         processes=world,
         parallel=setting.parallel,
         memory=memory,
@@ -409,12 +409,13 @@ def _fits(d: _Decision, needed: int, tuning: Tuning, world: int) -> None:
     d.reasons.append(f"about {needed / 1e9:.2f} GB of {room / 1e9:.0f} GB are needed")
 
 
-def _compiles(d: _Decision, seconds: float | None, *, again: bool) -> bool:
-    """Whether compiling the blocks is worth its time."""
+def _compiles(d: _Decision, seconds: float | None, plain: float) -> bool:
+    """Whether compiling the blocks is worth its time; a share of them computes cheap parts again and stays plain."""
     asked, fresh = d.recipe.training.compile, d.recipe.objective.kind in SAMPLED
-    if asked is not None or again or fresh or seconds is None:
+    if asked is not None or fresh or seconds is None:
         return bool(asked)
     cost, share = COMPILING["gpu" if d.hardware.gpus else "cpu"]
+    share *= 1 - plain
     if share * seconds < 2 * cost:
         return False
     d.reasons.append(f"blocks are compiled: about {cost} s, to save {share:.0%} of {seconds / 60:.0f} min")

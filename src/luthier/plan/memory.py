@@ -31,7 +31,7 @@ A block that computes everything again keeps its input, h; one that computes its
 products, 3h + 2q + 2k + 2i; and one block at a time has all the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luthier.models.facts import ModelFacts
 from luthier.recipe import Adapter, Freeze, Lora, Qlora, Tuning
@@ -39,9 +39,9 @@ from luthier.recipe import Adapter, Freeze, Lora, Qlora, Tuning
 CHUNK_LOGITS = 1 << 24
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTISED = {4: 0.516, 8: 1.0}
-RUNTIME = {"cpu": 0.58e9, "gpu": 0.8e9}
-WASTE = {"full": 0.3, "other": 0.45, "again": 0.9}
-"""On a CPU, the share of activations and logits that glibc's heap holds on top. Freed tensors leave holes that a new
+RUNTIME = {"cpu": 0.54e9, "gpu": 0.8e9}
+WASTE = {"full": 0.1, "other": 0.4, "again": 1.0}
+"""On a CPU, the share of activations and logits that glibc's heap holds on top, weights of attention left out. Freed tensors leave holes that a new
 one of the same size does not fit, since it has to begin at a multiple of 64. `again`: where blocks compute their
 activations again, which are made and freed block by block."""
 GPU_WASTE = 0.08
@@ -103,7 +103,7 @@ def memory_parts(facts: ModelFacts, setting: Setting) -> dict[str, int]:
     else:
         again = setting.recompute or setting.cheap
         waste = WASTE["again"] if again else WASTE.get(setting.tuning.kind, WASTE["other"])
-        parts["fragmentation"] = waste * (parts["activations"] + parts["logits"])
+        parts["fragmentation"] = waste * (_activations(facts, replace(setting, length=0.0)) + parts["logits"])
     whole = {name: int(value) for name, value in parts.items()}
     return whole | {"total": sum(whole.values())}
 
@@ -157,8 +157,8 @@ def _activations(facts: ModelFacts, setting: Setting) -> float:
 
 
 def _weights_of_attention(facts: ModelFacts, setting: Setting) -> float:
-    """Values a token that attention in blocks keeps."""
-    short = SHORT[0] <= setting.length <= SHORT[1]
+    """Values a token that attention in blocks keeps; learned prompts stand before every row, and go another way."""
+    short = SHORT[0] <= setting.length <= SHORT[1] and setting.tuning.kind not in ("prompt", "prefix")
     return facts.heads * setting.length / 2 if short and not setting.gpu and setting.dtype == "float32" else 0.0
 
 

@@ -221,15 +221,17 @@ def _quicken(job: Job, model: torch.nn.Module, log: events.Log) -> None:
     make_fast(model)
     if not job.plan.get("compile"):
         return
-    if reason := why_not(model, recompute=bool(job.plan["recompute"] or job.plan["cheap"])):
+    whole = job.plan["recompute"]
+    choosing = range(whole, whole + job.plan["cheap"])
+    if reason := why_not(model, choosing):
         log.write(events.Warned(f"blocks are not compiled: {reason}"))
         return
-    _try_compiled(job, model, log)
+    _try_compiled(job, model, choosing, log)
 
 
-def _try_compiled(job: Job, model: torch.nn.Module, log: events.Log) -> None:
+def _try_compiled(job: Job, model: torch.nn.Module, plain: range, log: events.Log) -> None:
     """Compile the blocks and run one pass through them; what the compiler cannot do is said, and done without it."""
-    undo = compile_blocks(model)
+    undo = compile_blocks(model, plain)
     forward = Forward(True, 0, DTYPES[job.plan["dtype"]], device())
     rows = load_rows(job.dataset / "train.safetensors")
     model.train()

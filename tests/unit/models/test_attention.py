@@ -141,11 +141,15 @@ def test_dropout_on_attention_acts_in_training_only() -> None:
         assert not torch.equal(hidden_states(model.train(), batch), hidden_states(model, batch))
 
 
+@pytest.mark.parametrize("groups", [True, False])
 @pytest.mark.parametrize("window", [None, 8])
 def test_many_documents_at_once_are_laid_out_as_the_kernel_wants(
-    window: int | None, monkeypatch: pytest.MonkeyPatch
+    window: int | None, groups: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel is a GPU's; here its definition takes its place: each document causal, aligned at its last key."""
+    """The kernel is a GPU's; here its definition takes its place: each document causal, aligned at its last key.
+
+    In one version of torch it has no word for fewer heads of keys than of queries.
+    """
 
     def varlen(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, most_q: int, most_k: int, **given: Any) -> torch.Tensor:
         assert cu_q.dtype == cu_k.dtype == torch.int32
@@ -161,10 +165,18 @@ def test_many_documents_at_once_are_laid_out_as_the_kernel_wants(
             mask = (ahead <= right) & ((ahead >= -left) if left >= 0 else torch.ones_like(ahead, dtype=torch.bool))
             parts.append(
                 torch.nn.functional.scaled_dot_product_attention(
-                    own, keys, values, mask, scale=given["scale"], enable_gqa=given["enable_gqa"]
+                    own, keys, values, mask, scale=given["scale"], enable_gqa=given.get("enable_gqa", False)
                 )
             )
         return torch.cat(parts, 1).transpose(0, 1)
+
+    def without(
+        q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, most_q: int, most_k: int, *, scale: float, window_size: Any
+    ) -> torch.Tensor:
+        return varlen(q, k, v, cu_q, cu_k, most_q, most_k, scale=scale, window_size=window_size)
+
+    def grouping(*given: Any, enable_gqa: bool = False, **more: Any) -> torch.Tensor:
+        return varlen(*given, enable_gqa=enable_gqa, **more)
 
     laid = Documents([0, 9, 23, 30], {2: (9, 15)})
     torch.manual_seed(0)
@@ -172,7 +184,7 @@ def test_many_documents_at_once_are_laid_out_as_the_kernel_wants(
     module = torch.nn.Module().eval()
     plain, _ = packed_attention(module, q, k, v, None, documents=laid, sliding_window=window, scaling=0.3)
     monkeypatch.setattr("luthier.models.attention.has_varlen", lambda _: True)
-    monkeypatch.setattr("luthier.models.attention.varlen_attn", varlen)
+    monkeypatch.setattr("luthier.models.attention.varlen_attn", grouping if groups else without)
     ours, _ = packed_attention(module, q, k, v, None, documents=laid, sliding_window=window, scaling=0.3)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
 

@@ -14,6 +14,7 @@ from luthier.models.compiled import compile_blocks, compile_seconds, why_not
 from luthier.models.fast_lora import make_fast
 from luthier.models.fastest import compiler
 from luthier.models.logprobs import batch_logprobs
+from luthier.models.recompute import recompute
 from luthier.models.tuning import causal_model, tune
 
 ROWS = random_rows([40, 61, 25, 33, 90, 7])
@@ -25,6 +26,20 @@ def result(model: Any, numbers: list[int]) -> tuple[torch.Tensor, dict[str, torc
         logprobs = batch_logprobs(model, lay_out(ROWS, numbers, packed=True))
         logprobs.mean().backward()
     return logprobs.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def kept(model: Any) -> int:
+    """Bytes that a forward pass keeps for the backward pass, outside of what is computed again."""
+    total = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total += tensor.nbytes
+        return tensor
+
+    with attention(causal_model(model), NAME), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        batch_logprobs(model, lay_out(ROWS, [0, 1, 2], packed=True))
+    return total
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
@@ -54,10 +69,28 @@ def test_losses_and_gradients_are_the_same_and_lengths_make_no_new_graph() -> No
     assert all(torch.equal(again[1][name], gradient) for name, gradient in plain[0][1].items())
 
 
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+def test_compiled_blocks_and_activations_computed_again_go_together() -> None:
+    """The first block computes everything again, the second its cheap parts, the third nothing."""
+    model = tune(llama(num_hidden_layers=3), LORA, 1)
+    make_fast(model.train())
+    plain = result(model, [0, 1, 2])
+    compile_blocks(model, range(1, 2))
+    before = kept(model)
+    recompute(model, 1, 1)
+    layers = causal_model(model).model.layers
+    assert ["forward" in vars(layer) for layer in layers] == [True, False, True]
+    ours = result(model, [0, 1, 2])
+    torch.testing.assert_close(ours[0], plain[0], atol=1e-5, rtol=1e-5)
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(ours[1][name], gradient, atol=1e-6, rtol=1e-3, msg=name)
+    assert kept(model) < 0.75 * before
+
+
 def test_where_it_cannot_be_done_a_sentence_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama()
-    assert "recomputed" in (why_not(model, recompute=True) or "")
+    assert "cheap parts" in (why_not(model, range(2)) or "")
     monkeypatch.setattr(compiled, "compiler", lambda: None)
-    assert "compiler" in (why_not(model, recompute=False) or "")
+    assert "compiler" in (why_not(model, range(1)) or "")
     monkeypatch.setattr(compiled, "compiler", lambda: "/usr/bin/g++")
-    assert why_not(model, recompute=False) is None
+    assert why_not(model, range(1)) is None
