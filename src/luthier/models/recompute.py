@@ -49,6 +49,11 @@ def _policy(_: Any, operation: Any, *given: Any, **__: Any) -> CheckpointPolicy:
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _enable(model: Any, settings: dict[str, Any]) -> None:
+    # transformers 5.24 has it under a new name, and takes the old one away in 6
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)(settings)
+
+
 def recompute(model: Any, whole: int | None = None, cheap: int = 0) -> None:
     """Drop activations in the forward pass of a model and of its critic, and compute them again in the backward pass.
 
@@ -68,10 +73,10 @@ def recompute(model: Any, whole: int | None = None, cheap: int = 0) -> None:
             return nullcontext(), speaking_as(model, model.active_adapter)
 
         settings["context_fn"] = contexts
-    causal_model(model).gradient_checkpointing_enable(settings)
+    _enable(causal_model(model), settings)
     own = getattr(getattr(model, "critic", None), "own", None)
     if own is not None:
-        own.gradient_checkpointing_enable({"use_reentrant": False})
+        _enable(own, {"use_reentrant": False})
     if whole is None:
         return
     some = partial(checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _policy))
