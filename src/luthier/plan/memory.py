@@ -43,7 +43,7 @@ RUNTIME = {"cpu": 0.54e9, "gpu": 0.8e9}
 WASTE = {"full": 0.1, "other": 0.4, "again": 1.0}
 """On a CPU, the share of activations and logits that glibc's heap holds on top; weights of attention, alike in every
 block, find their places again. Freed tensors leave holes that a new one of the same size does not fit, since it has to
-begin at a multiple of 64. `again`: where blocks compute their activations again, which are made and freed block by block."""
+begin at a multiple of 64. `again`: where blocks compute activations again, which come and go block by block."""
 GPU_WASTE = 0.08
 LIVE_LOGITS = {"trained": 3, "frozen": 2}
 """Copies of a chunk's logits that are alive at once: they, their log-softmax, and the gradient of a trained head."""
