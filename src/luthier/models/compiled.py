@@ -74,7 +74,7 @@ def _where_learned(block: Any) -> Any:
     plain, bare = block.forward, block.forward
     if WRAPPED and isinstance(block, GradientCheckpointingLayer):
         bare = MethodType(type(block).forward.__wrapped__, block)
-    compiled = torch.compile(bare, dynamic=True)
+    compiled: Callable[..., Any] = torch.compile(bare, dynamic=True)
 
     def forward(*given: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
