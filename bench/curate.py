@@ -1,6 +1,6 @@
 """How quick is curation of documents: exact duplicates, near duplicates (every pair verified) and ten rules.
 
-    python bench/curate.py [--rows 1000000] [--documents FILE.jsonl] [--peer PYTHON] [--peer-rows 20000]
+    python bench/curate.py [--rows 1000000] [--documents FILE.jsonl] [--steps rows] [--peer PYTHON] [--peer-rows 20000]
 
 Documents of 2.2 kB are generated, with planted exact copies (5 %) and near copies (10 %, a few words exchanged). They
 go through the same functions as `luthier curate`, without a tokenizer. With `--peer`, the Python of an environment that
@@ -8,8 +8,10 @@ has datatrove, its MinHash stages (14 bands of 8, five words) do their part of t
 
 Two gates come before any number, by Jaccard indices of word sets worked out here, not by the code that is measured: of
 the near copies with an index of at least 0.8, 99 % are found; of what is called a near duplicate, 99 % has an index of
-at least 0.75. One JSON document on standard output. Seconds are wall clock; `cpu` is user and system time of all
-processes, which is what to compare on a shared machine; `resident_gib` is the most that all processes held together.
+at least 0.75. With `--steps rows` only what looks at single rows is done: reading, the ten rules and what is written of
+them, to see that its memory does not grow with the rows. One JSON document on standard output. Seconds are wall clock;
+`cpu` is user and system time of all processes, which is what to compare on a shared machine; `resident_gib` is the most
+that all processes held together.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +92,9 @@ def sentences(ids: Any, words: Any, r: Any) -> str:
     return "\n".join(" ".join(parts[i : i + 3]) for i in range(0, len(parts), 3))
 
 
-def generate(path: Path, rows: int) -> list[tuple[int, int, str]]:
+def generate(path: Path, rows: int, *, seed: int = 0) -> list[tuple[int, int, str]]:
     """Write documents and return the planted copies: row, the row it is a copy of, and `exact` or `near`."""
-    r = np.random.default_rng(0)
+    r = np.random.default_rng(seed)
     words = np.array([*COMMON, *vocabulary()], dtype=object)
     planted = []
     with path.open("w", encoding="utf-8") as file:
@@ -132,7 +135,10 @@ def exact_index(a: str, b: str) -> float:
 
 
 class Resident:
-    """The most memory that this process and its children held together: shared pages count once. Use it in a `with`."""
+    """The most memory that a process and all below it held together: shared pages count once. Use it in a `with`."""
+
+    def __init__(self, process: int | None = None) -> None:
+        self._top = Path("/proc", "self" if process is None else str(process))
 
     def __enter__(self) -> "Resident":
         self.kib, self._done = 0, threading.Event()
@@ -146,9 +152,18 @@ class Resident:
 
     def _look(self) -> None:
         while not self._done.wait(0.5):
-            here = Path("/proc/self")
-            children = "".join(path.read_text() for path in here.glob("task/*/children")).split()
-            self.kib = max(self.kib, sum(map(_share, [here, *(Path("/proc", child) for child in children)])))
+            self.kib = max(self.kib, sum(map(_share, _below(self._top))))
+
+
+def _below(process: Path) -> Iterator[Path]:
+    """A process and all that it started, and that those started."""
+    yield process
+    try:
+        children = "".join(path.read_text() for path in process.glob("task/*/children")).split()
+    except OSError:  # it has ended
+        return
+    for child in children:
+        yield from _below(Path("/proc", child))
 
 
 def _share(process: Path) -> int:
@@ -180,9 +195,12 @@ def cpu() -> float:
     )
 
 
-def curate(path: Path, folder: Path, parts: dict[str, float]) -> list[tuple[int, str, int | None]]:
+def curate(
+    path: Path, folder: Path, parts: dict[str, float], *, sets: bool = True
+) -> list[tuple[int, str, int | None]]:
     """What `luthier curate` does before rendering; number, fate and the row that stays. Seconds land in `parts`."""
-    workshop = Workshop(Curate.model_validate(CURATE), Surroundings(), None, 1 << 30)
+    asked = CURATE if sets else CURATE | dict.fromkeys(("duplicates", "near_duplicates"))
+    workshop = Workshop(Curate.model_validate(asked), Surroundings(), None, 1 << 30)
     (folder / "memory").mkdir()
     (folder / "table").mkdir()
     with open_memory(folder / "memory", workshop.fingerprint()) as memory, Table(memory, folder / "table") as table:
@@ -267,6 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--documents", type=Path, help="where the documents lie, or are to lie for another time")
+    parser.add_argument("--steps", choices=("all", "rows"), default="all", help="rows: none that compares rows")
     parser.add_argument("--peer", help="the Python of an environment with datatrove[io,processing] and spacy")
     parser.add_argument("--peer-rows", type=int, default=20_000)
     options = parser.parse_args()
@@ -278,13 +297,13 @@ def main() -> None:
         parts: dict[str, float] = {}
         with Resident() as resident:
             before, started = cpu(), time.perf_counter()
-            fates = curate(path, folder, parts)
+            fates = curate(path, folder, parts, sets=options.steps == "all")
             spent, wall = cpu() - before, time.perf_counter() - started
         found = {
             "rows": options.rows,
             "bytes_per_row": round(path.stat().st_size / options.rows),
             "cores": len(os.sched_getaffinity(0)),
-            **gates(fates, planted, path),
+            **(gates(fates, planted, path) if options.steps == "all" else {"steps": options.steps}),
             "seconds": round(wall, 1),
             "cpu": round(spent, 1),
             "parts": {k: round(v, 1) for k, v in parts.items()},

@@ -1,8 +1,11 @@
 """The data card: what a dataset is, for whoever has to defend it. Markdown, with numbers from the curation itself."""
 
 import textwrap
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from luthier.data.table import KEPT, Table
 from luthier.recipe import Recipe
@@ -98,12 +101,12 @@ def _funnel(facts: Mapping[str, Any]) -> str:
 
 
 def _lengths(table: Table) -> str:
-    count = table.sql(f"SELECT count(*) FROM rows WHERE {KEPT}").fetchone()[0]
-    query = f"SELECT {{}} FROM rows WHERE {KEPT} ORDER BY 1 LIMIT 1 OFFSET ?"
-    rows = []
-    for name in ("tokens", "trained"):
-        at = [min(count - 1, count * share // 100) for share in SHARES]
-        rows.append((name, *(table.sql(query.format(name), (k,)).fetchone()[0] for k in at)))
+    columns = array("q"), array("q")
+    for counts in table.sql(f"SELECT tokens, trained FROM rows WHERE {KEPT}"):
+        for column, count in zip(columns, counts, strict=True):
+            column.append(count)
+    at = [min(len(columns[0]) - 1, len(columns[0]) * share // 100) for share in SHARES]
+    rows = [(name, *np.sort(column)[at].tolist()) for name, column in zip(("tokens", "trained"), columns, strict=True)]
     heads = ["smallest", *(f"{share} % below" for share in SHARES[1:-1]), "largest"]
     return "Of kept rows:\n\n" + _rows(("", *heads), rows)
 

@@ -1,12 +1,12 @@
 """Reading ledgers: the story of one row, and what became of rows otherwise in another curation."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from luthier.data.ledger import Entry, read_ledger
+from luthier.data.written import rows_at
 from luthier.errors import DataError
 from luthier.types import Json
 
@@ -49,20 +49,9 @@ def explain(folder: Path, wanted: str) -> list[Story]:
             where=str(folder / "ledger.jsonl"),
             fix="give the row as FILE:LINE, with the file as the recipe names it, or the first 8 letters of its hash",
         )
-    contents = _contents(folder, found)
-    return [Story(entry, contents.get(entry.where), behind[entry.where]) for entry in found]
-
-
-def _contents(folder: Path, entries: list[Entry]) -> dict[str, Json]:
-    wanted = {(entry.source, entry.line) for entry in entries}
-    found: dict[str, Json] = {}
-    for side in {entry.split for entry in entries if entry.split}:
-        with (folder / f"{side}.jsonl").open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                row = json.loads(line)
-                if (row["source"], row["line"]) in wanted:
-                    found[f"{row['source']}:{row['line']}"] = row
-    return found
+    sides = {entry.split for entry in found if entry.split}
+    contents = rows_at(folder, {(entry.source, entry.line) for entry in found}, sides)
+    return [Story(entry, contents.get((entry.source, entry.line)), behind[entry.where]) for entry in found]
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from luthier.data.shingles import (
 )
 
 _ONE = np.uint64(1)
-_S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+_S3, _S7, _S27, _S30, _S31, _S32 = map(np.uint64, (3, 7, 27, 30, 31, 32))
 _MOST = np.uint32(2**32 - 1)
 
 
@@ -136,6 +136,33 @@ def _shingles(data, out):
 def shingles(data: Any, out: Any) -> Any:
     """The shingles of one folded text, into `out`, which has room for `len(data) + 2`. Returns their number."""
     return _shingles(data, out)
+
+
+@njit(cache=True, nogil=True)
+def sift(data: Any, starts: Any, places: Any, mask: Any, threshold: Any, found: Any) -> None:
+    """Which folded texts have the share `threshold` of their different shingles among the bits of `places`: `found`."""
+    longest = 0
+    for k in range(len(found)):
+        longest = max(longest, starts[k + 1] - starts[k])
+    scratch = np.empty(longest + 2, np.uint64)
+    for k in range(len(found)):
+        count = _shingles(data[starts[k] : starts[k + 1]], scratch)
+        passed = np.int64(0)
+        for i in range(count):
+            at = scratch[i] & mask
+            passed += np.int64((places[at >> _S3] >> (at & _S7)) & _ONE)
+        if passed == 0:
+            continue
+        mine = np.sort(scratch[:count])
+        passed = np.int64(0)
+        size = 0
+        for i in range(count):
+            if i > 0 and mine[i] == mine[i - 1]:
+                continue
+            at = mine[i] & mask
+            passed += np.int64((places[at >> _S3] >> (at & _S7)) & _ONE)
+            size += 1
+        found[k] = passed >= threshold * size
 
 
 @njit(cache=True)

@@ -1,7 +1,7 @@
 """Evaluation items among the rows: copies, paraphrases by words and numbers, paraphrases by an encoder."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,11 @@ class _Burnt:
     first: str
     rows: int = 0
     kept: int = 0
+
+
+def _asked(row: Row) -> list[str]:
+    """Where a paraphrase of an item may be."""
+    return [row.text] if row.is_document else [turn.content for turn in row.messages if turn.role == "user"]
 
 
 class Contamination(SetStep[Settings]):
@@ -59,17 +64,21 @@ class Contamination(SetStep[Settings]):
 
     def signature(self, row: Row) -> bytes:
         """The items found in the row: layer, item and score, as JSON; nothing for most rows."""
+        return self.signatures([row])[0]
+
+    def signatures(self, rows: Sequence[Row]) -> list[bytes]:
+        """The same for many rows."""
         if not self.items:
-            return b""
+            return [b""] * len(rows)
+        similar = self.settings.similar != "off"
+        near = self.paraphrases.nearest_of(list(map(_asked, rows))) if similar else [{}] * len(rows)
+        return [self._signature(row, nearest) for row, nearest in zip(rows, near, strict=True)]
+
+    def _signature(self, row: Row, nearest: Mapping[int, float]) -> bytes:
         texts = [row.text] if row.is_document else [turn.content for turn in row.messages]
-        found: list[tuple[str, int, float]] = [
-            ("verbatim", item, score) for item, score in self.copies.find(texts, row.prompt, row.answers).items()
-        ]
-        if self.settings.similar != "off":
-            asked = [row.text] if row.is_document else [turn.content for turn in row.messages if turn.role == "user"]
-            seen = {item for _, item, _ in found}
-            nearest = self.paraphrases.nearest(asked).items()
-            found += [("similar", item, score) for item, score in nearest if item not in seen]
+        copied = self.copies.find(texts, row.prompt, row.answers)
+        found = [("verbatim", item, score) for item, score in copied.items()]
+        found += [("similar", item, score) for item, score in nearest.items() if item not in copied]
         return json.dumps(found).encode() if found else b""
 
     def resolve(self, rows: Rows) -> Iterator[Resolution]:

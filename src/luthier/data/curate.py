@@ -24,7 +24,7 @@ from luthier.data.ledger import (
     first_reasons,
     funnel,
     measure,
-    write_lines,
+    write_json,
 )
 from luthier.data.memory import Memory, open_memory
 from luthier.data.outcome import Workshop
@@ -101,10 +101,10 @@ def curate(
             proof = divide_and_prove(table, split)
         except DataError as error:  # the ledger shows what to mend
             place = refused or out / "ledger.jsonl"
-            write_lines(place, entries(table))
+            write_json(place, entries(table))
             fix = f"{error.fix}; what became of each row, and why: {place}"
             raise DataError(error.what, where=error.where, fix=fix) from error
-        write_lines(out / "ledger.jsonl", entries(table))
+        write_json(out / "ledger.jsonl", entries(table))
         progress(table.count, table.count, "writing")
         facts = _facts(table, recipe, workshop, feeds, out, limit) | {"steps": reports, "proof": proof}
         facts["replay"] = _replay(recipe, recipe_folder, workshop, held, table, out, limit)

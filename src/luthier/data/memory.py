@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 from pydantic_core import to_json
 
 from luthier.artifact import disk_error, make_folder
-from luthier.data.outcome import Outcome, pack_json
+from luthier.data.outcome import Outcome
+from luthier.data.packing import pack_json
 from luthier.errors import LuthierError
 
 PARTS = 500

@@ -12,10 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic_core import to_json
-
 from luthier.artifact import digest
+from luthier.data.packing import pack_content, pack_rows
 from luthier.data.raw import RawRow, Unread, open_row
 from luthier.data.rendering import USUAL, Wanted, letters, most_letters, render_content
 from luthier.data.shapes import UNWANTED, Reading, convert, find_field, understand, unread
@@ -24,15 +22,11 @@ from luthier.data.step import Content, Row, RowStep, SetStep, Surroundings, look
 from luthier.data.steps import row_steps, set_steps
 from luthier.errors import TemplateError
 from luthier.recipe import Curate
-from luthier.text import TrainingRow
-from luthier.types import KEPT, Example, Fate, Json, Pair
+from luthier.types import KEPT, Fate, Pair
 
 PRIVATE = ("secrets", "pii")
 """Steps that have a say over what is written of unwanted rows, too."""
 CODE = Path(__file__).parents[1]
-JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-"""Made once: `json.dumps` makes one at each call."""
-PLAIN_KINDS = frozenset({str, int, bool, type(None)})
 
 
 @dataclass(slots=True)
@@ -47,7 +41,7 @@ class Outcome:
         tie: the same for what the rows' own field says, by which rows are kept together.
         moment: what the split by time compares.
         unread: the names of fields that nothing reads, one a line.
-        pieces: its token rows: lengths as int32, all ids as int32, all masks as bytes.
+        pieces: its token rows, as `pack_rows` has them.
         signatures: one for each set step.
     """
 
@@ -190,8 +184,9 @@ class Workshop:
             if isinstance(rows, TemplateError):
                 outcome.fate, outcome.rule = Fate("template", rows.what), "render"
                 continue
-            outcome.tokens, outcome.trained = sum(len(row.ids) for row in rows), sum(sum(row.trained) for row in rows)
-            outcome.longest = max(len(row.ids) for row in rows)
+            lengths = [len(row.ids) for row in rows]
+            outcome.tokens, outcome.longest = sum(lengths), max(lengths)
+            outcome.trained = sum(row.trained.count(True) for row in rows)
             outcome.pieces = pack_rows(rows)
             if not outcome.trained:
                 reason = f"none of its {outcome.tokens} tokens would be trained"
@@ -223,56 +218,6 @@ def _step(step: RowStep[Any], going: Sequence[tuple[Outcome, Row]]) -> list[tupl
         else:
             left.append((outcome, row if finding.changed is None else Row(finding.changed)))
     return left
-
-
-def pack_content(content: Content) -> bytes:
-    """An example or pair as JSON, without its place."""
-    return pack_json(content.to_json() | {"source": "", "line": 0})
-
-
-def pack_json(body: Json | Sequence[Any]) -> bytes:
-    """What `json` writes with the fewest signs; of texts the same bytes, made some eight times as fast."""
-    try:
-        if _texts_only(body):
-            return to_json(body)
-    except (ValueError, RecursionError):  # half a character; nested deeply
-        pass
-    return JSON.encode(body).encode("utf-8", "surrogatepass")
-
-
-def _texts_only(value: Any) -> bool:
-    """False for what the two write otherwise: numbers with a fraction, and what JSON does not have."""
-    kind = type(value)
-    if kind is dict:
-        return all(type(key) is str and _texts_only(part) for key, part in value.items())
-    if kind is list:
-        return all(map(_texts_only, value))
-    return kind in PLAIN_KINDS
-
-
-def unpack_content(body: bytes, source: str, line: int) -> Content:
-    """Read what `pack_content` wrote, at the place where the row stands."""
-    row = json.loads(body) | {"source": source, "line": line}
-    return Pair.from_json(row) if "chosen" in row else Example.from_json(row)
-
-
-def pack_rows(rows: Sequence[TrainingRow]) -> bytes:
-    """Token rows as bytes: how many, the lengths, the ids, the masks."""
-    lengths = np.array([len(rows), *(len(row.ids) for row in rows)], np.int32)
-    ids = np.concatenate([np.asarray(row.ids, np.int32) for row in rows])
-    return lengths.tobytes() + ids.tobytes() + b"".join(bytes(row.trained) for row in rows)
-
-
-def unpack_rows(packed: bytes) -> list[tuple[bytes, bytes]]:
-    """Ids (int32) and mask of each token row."""
-    count = int.from_bytes(packed[:4], "little")
-    lengths = np.frombuffer(packed, np.int32, count, 4)
-    ids_at, mask_at = 4 + 4 * count, 4 + 4 * count + 4 * int(lengths.sum())
-    found: list[tuple[bytes, bytes]] = []
-    for length in lengths.tolist():
-        found.append((packed[ids_at : ids_at + 4 * length], packed[mask_at : mask_at + length]))
-        ids_at, mask_at = ids_at + 4 * length, mask_at + length
-    return found
 
 
 def _tokenizer_mark(tokenizer: Any) -> str | None:

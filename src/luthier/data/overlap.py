@@ -9,7 +9,8 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,6 +172,14 @@ def windows(text: str) -> Iterator[str]:
         yield " ".join(words[start : start + WINDOW])
 
 
+def _compiled() -> Any:
+    if compiled() is None:
+        return None
+    from luthier.data import compiled_overlap
+
+    return compiled_overlap
+
+
 class _Postings:
     """By term the items that have it, with their weights: a sparse matrix, a row a term."""
 
@@ -182,6 +191,11 @@ class _Postings:
         self.values = np.array([weight for _, _, weight in entries])[order]
         self.starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(self.ids)))]).astype(np.int64)
         self.compiled = compiled()
+
+    def of(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The items that have a term, and their weights."""
+        span = slice(self.starts[row], self.starts[row + 1])
+        return self.items[span], self.values[span]
 
     def add(self, weights: dict[str, float], total: NDArray[np.float64]) -> None:
         """Add the products of a text's vector with every item's to `total`."""
@@ -211,6 +225,7 @@ class Paraphrases:
         self.share = np.array([WEIGHT_OF_NUMBERS if len(one.numbers) >= LEAST_NUMBERS else 0.0 for one in self.counted])
         self.postings = [_Postings(list(self._entries(kind))) for kind in (0, 1)]
         self.suites = np.array([item.suite for item in items])
+        self.compiled: Any = _compiled()
         self.thresholds = self._thresholds()
 
     def _weights(self, counts: Counter[str], kind: int) -> dict[str, float]:
@@ -242,6 +257,31 @@ class Paraphrases:
                 np.maximum(best, self.scores(terms(window)), out=best)
         found = np.flatnonzero(best >= self.thresholds)
         return {int(i): float(best[i]) for i in found[np.argsort(-best[found], kind="stable")]}
+
+    def nearest_of(self, rows: Sequence[Sequence[str]]) -> list[dict[int, float]]:
+        """The same for many rows, each some texts; those of ASCII letters go through compiled code where it is."""
+        if self.compiled is None:
+            return [self.nearest(texts) for texts in rows]
+        plain = [i for i, texts in enumerate(rows) if not all(map(str.isascii, texts))]
+        found: list[dict[int, float]] = [{} for _ in rows]
+        for i in plain:
+            found[i] = self.nearest(rows[i])
+        quick = [i for i in range(len(rows)) if i not in set(plain)]
+        hits = self.compiled.nearest([rows[i] for i in quick], self._known, self.thresholds)
+        for k, item, score in sorted(hits, key=lambda hit: (hit[0], -hit[2], hit[1])):
+            found[quick[k]][item] = score
+        return found
+
+    @cached_property
+    def _known(self) -> Any:
+        """The terms of all items, as compiled code takes them."""
+        top = 1 + self.n
+        terms = [
+            (self.compiled.hashed(term, kind), math.log(top / (1 + self.spread[kind][term])) + 1, *postings.of(row))
+            for kind, postings in enumerate(self.postings)
+            for term, row in postings.ids.items()
+        ]
+        return self.compiled.known(terms, math.log(top) + 1)
 
     def _thresholds(self) -> NDArray[np.float64]:
         found = np.full(self.n, USUAL)

@@ -8,7 +8,9 @@ by which near duplicates are found before.
 """
 
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,15 +19,16 @@ from numpy.typing import NDArray
 from luthier.data.clusters import Signer
 from luthier.data.divide import divide
 from luthier.data.folds import by_fold
+from luthier.data.memory import PARTS
 from luthier.data.shingles import U64, jaccard, joined
-from luthier.data.step import Row
+from luthier.data.sieve import Sieve
 from luthier.data.table import KEPT, Table
 from luthier.errors import DataError
 from luthier.recipe import Split
 from luthier.types import Json
 
 ROUNDS = 6
-BLOCK = 12_000_000
+BLOCK = 4_000_000
 """Shingles of held-out rows that are in memory at once."""
 I64 = NDArray[np.int64]
 
@@ -65,24 +68,52 @@ def divide_and_prove(table: Table, split: Split) -> Json:
 
 
 def twins_across(table: Table, threshold: float, apart: str = "side") -> list[Twins]:
-    """All twins on different sides; `apart` is what tells the sides in SQL, with `train` as one of its values."""
+    """All twins on different sides; `apart` is what tells the sides in SQL, with `train` as one of its values.
+
+    Held-out rows are few, and of the others few have much in common with any: these are told by a sieve in one pass
+    over all texts, and then held-out rows that have much in common with one of them. Only what is left is compared.
+    """
+    held = f"{KEPT} AND {apart} != 'train'"
+    sides = table.sql(f"SELECT DISTINCT {apart} FROM rows WHERE {held}").fetchall()
+    others = f"{KEPT} AND {apart} = 'train'" if len(sides) == 1 else KEPT
+    close = _that_pass(table, others, table, held, threshold)
+    near = _that_pass(table, held, table, others, threshold, close)
     signer = Signer()
-    found: list[Twins] = []
-    for block in _held(table, signer, apart):
-        index = _Index(block, threshold)
-        for number, side, text in _texts(table, KEPT, apart):
-            found += index.twins(number, side, signer.shingle_set(text))
-    return found
+    return [
+        pair
+        for index in _indices(table, held, near, apart, threshold)
+        for number, side, text in table.texts(others, close, apart)
+        for pair in index.twins(number, side, signer.shingle_set(text))
+    ]
 
 
 def twins_of_held_out(further: Table, table: Table, threshold: float) -> Iterator[tuple[int, Twins]]:
     """Kept rows of a further table that have a twin among the held-out ones of this one, and that twin."""
+    held = f"{KEPT} AND side != 'train'"
+    close = _that_pass(further, KEPT, table, held, threshold)
+    near = _that_pass(table, held, further, KEPT, threshold, close)
     signer = Signer()
-    for block in _held(table, signer):
-        index = _Index(block, threshold)
-        for number, content in further.contents():
-            if pair := next(index.twins(number, "train", signer.shingle_set(Row(content).text)), None):
+    for index in _indices(table, held, near, "side", threshold):
+        for number, _, text in further.texts(KEPT, close):
+            if pair := next(index.twins(number, "train", signer.shingle_set(text)), None):
                 yield number, pair
+
+
+def _that_pass(
+    table: Table, where: str, known: Table, held: str, threshold: float, among: Sequence[int] | None = None
+) -> Sequence[int]:
+    """The numbers of rows that could be twins of one of the known rows, which are those `held`, or `among` these."""
+    (size,) = known.sql(f"SELECT total(content) FROM rows WHERE {held}").fetchone()
+    if among is not None:
+        size = size * len(among) / max(known.count, 1)
+    signer = Signer()
+    sieve = Sieve(int(size), (signer.shingle_set(text) for _, _, text in known.texts(held, among)))
+    found = array("q")
+    rows = table.texts(where)
+    while part := list(islice(rows, PARTS)):
+        passed = sieve.pass_through([text for _, _, text in part], threshold)
+        found.extend(part[i][0] for i in passed.nonzero()[0].tolist())
+    return found
 
 
 class _HeldRow(NamedTuple):
@@ -91,23 +122,19 @@ class _HeldRow(NamedTuple):
     shingles: U64
 
 
-def _texts(table: Table, where: str, apart: str) -> Iterator[tuple[int, str, str]]:
-    sides = table.sql(f"SELECT {apart} FROM rows WHERE {where} ORDER BY n")
-    for (number, content), (side,) in zip(table.contents(where), sides, strict=True):
-        yield number, side, Row(content).text
-
-
-def _held(table: Table, signer: Signer, apart: str = "side") -> Iterator[list[_HeldRow]]:
+def _indices(table: Table, held: str, near: Sequence[int], apart: str, threshold: float) -> Iterator["_Index"]:
+    """Indices of the held-out rows that are near, as many at a time as memory is meant for."""
+    signer = Signer()
     block: list[_HeldRow] = []
     size = 0
-    for number, side, text in _texts(table, f"{KEPT} AND {apart} != 'train'", apart):
+    for number, side, text in table.texts(held, near, apart):
         block.append(_HeldRow(number, side, signer.shingle_set(text)))
         size += len(block[-1].shingles)
         if size >= BLOCK:
-            yield block
+            yield _Index(block, threshold)
             block, size = [], 0
     if block:
-        yield block
+        yield _Index(block, threshold)
 
 
 class _Index:

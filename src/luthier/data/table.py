@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from luthier.artifact import damaged
 from luthier.data.memory import PARTS, Memory, Remembered, connect, lengths_of
-from luthier.data.outcome import unpack_content, unpack_rows
+from luthier.data.packing import at_place, unpack_content, unpack_rows
 from luthier.data.step import Content, Resolution, Row
 from luthier.types import Fate
 
@@ -132,6 +132,32 @@ class Table:
         query = f"SELECT n, file, line, at, content FROM rows WHERE {where} ORDER BY n"
         for number, *rest in self.sql(query):
             yield number, self._content(*rest)
+
+    def texts(
+        self, where: str = KEPT, numbers: Sequence[int] | None = None, more: str = "NULL"
+    ) -> Iterator[tuple[int, Any, str]]:
+        """Number, one more thing in SQL, and what a reader sees of the rows that fit a condition, in order.
+
+        Args:
+            where: the condition.
+            numbers: only these rows, whose numbers grow; all when not given.
+            more: a column, or an expression of columns.
+        """
+        query = f"SELECT n, {more}, file, line, at, content FROM rows WHERE {where}"
+        if numbers is None:
+            chosen: Iterable[Any] = self.sql(f"{query} ORDER BY n")
+        else:
+            parts = (numbers[first : first + PARTS] for first in range(0, len(numbers), PARTS))
+            chosen = (
+                row for part in parts for row in self.sql(f"{query} AND n IN ({','.join(map(str, part))}) ORDER BY n")
+            )
+        for number, found, *rest in chosen:
+            yield number, found, Row(self._content(*rest)).text
+
+    def lines(self, where: str = KEPT) -> Iterator[bytes]:
+        """The content of the rows that fit a condition as lines of JSON, in order, without their ends."""
+        for file, line, at, length in self.sql(f"SELECT file, line, at, content FROM rows WHERE {where} ORDER BY n"):
+            yield at_place(self.memory.body(at, length), self._names[file], line)
 
     def token_rows(self, where: str = KEPT) -> Iterator[tuple[int, int, float | None, list[tuple[bytes, bytes]]]]:
         """Number, file, rating, and ids and masks of the token rows of the rows that fit a condition, in order."""

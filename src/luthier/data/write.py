@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from luthier.data.ledger import measure, write_lines
+from luthier.data.ledger import measure, write_json, write_lines
 from luthier.data.shapes import UNWANTED
 from luthier.data.table import KEPT, Table
 from luthier.text import RowWriter
@@ -17,7 +17,7 @@ def write_side(out: Path, name: str, table: Table, weights: Sequence[float]) -> 
     Rows of a source with a weight above 1 stand several times among the token rows of training, and once in the text.
     """
     where = f"{KEPT} AND side = '{name}'"
-    write_lines(out / f"{name}.jsonl", (content.to_json() for _, content in table.contents(where)))
+    write_lines(out / f"{name}.jsonl", table.lines(where))
     copies = _Copies(table, weights) if name == "train" else None
     with RowWriter(out / f"{name}.safetensors") as writer:
         for times, rating, rows in _token_rows(table, where, copies):
@@ -38,7 +38,7 @@ def write_failures(out: Path, table: Table) -> int:
     are not among them; where those steps put placeholders, the placeholders are.
     """
     found = table.contents(f"fate = '{UNWANTED}' AND content > 0")
-    return write_lines(
+    return write_json(
         out / "failures.jsonl", (_failure(content) for _, content in found if isinstance(content, Example))
     )
 

@@ -1,6 +1,5 @@
 """Review in the pipeline: where verdicts lie, which rows wait for one, and what keeps training from starting."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +8,9 @@ from luthier.data.exchange import Row
 from luthier.data.ledger import Entry
 from luthier.data.review import Outlook, draw_sample, frame_of, outlook, reviewable
 from luthier.data.verdicts import Drawn, Verdict, read_verdicts
+from luthier.data.written import rows_at
 from luthier.errors import ReviewNeeded
 from luthier.recipe import Review
-from luthier.types import Json
-
-SIDES = ("train", "validation", "test")
 
 
 def verdicts_file(store: Path) -> Path:
@@ -41,17 +38,7 @@ def to_see(dataset: Path, verdicts: Mapping[str, Verdict], size: int) -> Left:
 
 def with_content(dataset: Path, chosen: Sequence[tuple[Entry, Drawn]]) -> list[Row]:
     """The rows with what they hold."""
-    wanted = {(entry.source, entry.line) for entry, _ in chosen}
-    found: dict[tuple[str, int], Json] = {}
-    for side in SIDES:
-        path = dataset / f"{side}.jsonl"
-        if not path.exists():
-            continue
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                row = json.loads(line)
-                if (row["source"], row["line"]) in wanted:
-                    found[row["source"], row["line"]] = row
+    found = rows_at(dataset, {(entry.source, entry.line) for entry, _ in chosen})
     return [
         (entry, drawn, found[entry.source, entry.line])
         for entry, drawn in chosen

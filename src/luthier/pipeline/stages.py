@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +87,19 @@ def _make_dataset(work: Work, out: Path) -> None:
     write_text(out / "samples.json", json.dumps({"rows": samples}, indent=1, ensure_ascii=False) + "\n")
 
 
-def _stream(path: Path) -> Iterator[Example]:
-    with path.open(encoding="utf-8", newline="\n") as file:
-        yield from (Example.from_json(json.loads(line)) for line in file)
+def _stream(path: Path, every: int) -> Iterator[Example]:
+    with path.open("rb") as file:
+        yield from (Example.from_json(json.loads(line)) for line in islice(file, 0, None, every))
 
 
 def _check_rows(work: Work, dataset: Path) -> None:
     """Is what will be trained what will be served? Looked at once more, by means that know nothing of the renderer."""
     check = RowCheck(work.tokenizer, work.stop)
+    plain = json.loads((dataset / "facts.json").read_text(encoding="utf-8"))["shapes"].keys() <= {"text"}
     for side in ("train", "validation"):
         path = dataset / f"{side}.jsonl"
         rows = load_rows(dataset / f"{side}.safetensors")
-        check_rows(rows, partial(_stream, path), len(rows), check, work.recipe.data.train)
+        check_rows(rows, partial(_stream, path), len(rows), check, work.recipe.data.train, plain=plain)
 
 
 def _plan_settings(work: Work) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 import heapq
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from luthier.data.ledger import Entry, read_ledger
 from luthier.data.raw import RawRow
 from luthier.data.read import find_files, scan
 from luthier.data.step import Content
+from luthier.data.written import rows_at
 from luthier.errors import RecipeError, TemplateError
 from luthier.recipe import Recipe
 from luthier.text import Train, TrainingRow, render_batch, render_pair
 from luthier.types import Example, Json, Pair
 
-SIDES = ("train", "validation", "test")
 SAMPLED = 20
 """Rows in the report."""
 LONGEST = 20_000
@@ -163,19 +163,8 @@ def pieces(row: TrainingRow, tokenizer: Any) -> list[Piece]:
 
 
 def _contents(dataset: Path, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], Content]:
-    found: dict[tuple[str, int], Content] = {}
-    for side in SIDES:
-        for row in _lines(dataset / f"{side}.jsonl"):
-            place = (row["source"], row["line"])
-            if place in wanted:
-                found[place] = Pair.from_json(row) if "chosen" in row else Example.from_json(row)
-    return found
-
-
-def _lines(path: Path) -> Iterator[Json]:
-    if path.exists():
-        with path.open(encoding="utf-8", newline="\n") as file:
-            yield from map(json.loads, file)
+    found = rows_at(dataset, wanted)
+    return {place: Pair.from_json(row) if "chosen" in row else Example.from_json(row) for place, row in found.items()}
 
 
 def _raw(recipe: Recipe, home: Path, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:

@@ -24,30 +24,35 @@ REMADE = 200
 
 
 def check_rows(
-    rows: TokenRows, examples: Callable[[], Iterable[Example]], count: int, check: "RowCheck", train: Train = "all"
+    rows: TokenRows,
+    examples: Callable[[int], Iterable[Example]],
+    count: int,
+    check: "RowCheck",
+    train: Train = "all",
+    *,
+    plain: bool = False,
 ) -> None:
     """Check token rows and the examples that they were made from.
 
     Args:
         rows: all token rows of one side.
-        examples: reads the examples of that side, as often as it is called.
+        examples: reads every so-manyeth example of that side, the first among them.
         count: how many these are.
         check: by which tokenizer and stop tokens.
         train: which turns are trained.
+        plain: all examples are plain texts, which may end anywhere.
 
     Raises:
         DataError: a check fails; with the row, both texts where they part, and what to do.
     """
-    suspect = check.suspects(rows)
     step = max(1, count // REMADE)
-    for number, example in enumerate(examples()):
-        if not suspect and number % step:
-            continue
+    every = 1 if check.suspects(rows, plain=plain) else step
+    for number, example in enumerate(examples(every)):
         (found,) = render_batch([example], check.tokenizer, train=train)
         if isinstance(found, TemplateError):  # it was kept, so the renderer took it before
             raise DataError(f"the row renders no more: {found.what}", where=example.where, fix="run it again")
         check.ends(example, found)
-        if number % step == 0:
+        if number * every % step == 0:
             check.served(example, found)
 
 
@@ -58,17 +63,18 @@ class RowCheck:
         self.tokenizer = tokenizer
         self.stop = frozenset(stop)
 
-    def suspects(self, rows: TokenRows) -> bool:
+    def suspects(self, rows: TokenRows, *, plain: bool = False) -> bool:
         """True when some answer may not end as it should, or some row begin twice; looked for in all rows at once."""
         begin, ends, twice = self.tokenizer.bos_token_id, set[int](), False
         for first in range(0, len(rows), PIECE):  # piece by piece: all tokens at once would not fit into memory
             starts = np.asarray(rows.starts[first : first + PIECE + 1])
             part = slice(int(starts[0]), int(starts[-1]))
             ids, trained, starts = rows.ids[part], np.asarray(rows.trained[part]), starts - starts[0]
-            following = np.zeros(len(trained), np.bool_)
-            following[:-1] = trained[1:]
-            following[starts[1:][starts[1:] > 0] - 1] = False
-            ends.update(np.unique(ids[trained & ~following]).tolist())
+            if not plain:
+                following = np.zeros(len(trained), np.bool_)
+                following[:-1] = trained[1:]
+                following[starts[1:][starts[1:] > 0] - 1] = False
+                ends.update(np.unique(ids[trained & ~following]).tolist())
             long = starts[:-1][np.diff(starts) > 1]
             twice |= begin is not None and bool(((ids[long] == begin) & (ids[long + 1] == begin)).any())
             rows.release()

@@ -7,6 +7,7 @@ teach the model a format that it is never served in: it is refused, and the fami
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from luthier.errors import TemplateError
@@ -16,7 +17,7 @@ from luthier.types import Message
 
 SYSTEM = "qzvsystem"
 ANSWERED_AGAIN = "qzvlast"
-FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+FAMILIES: tuple[tuple[str, tuple[str, str]], ...] = (
     ("ChatML", ("<|im_start|>", "<|im_end|>")),
     ("Llama 2 or Mistral", ("[INST]", "[/INST]")),
     ("Llama 3", ("<|start_header_id|>", "<|end_header_id|>")),
@@ -121,13 +122,20 @@ def _frame(
 def _parse(text: str, frame: _Frame, bos: str) -> list[Message] | None:
     """The turns between a frame's parts, as they stand or else without the white space around them."""
     body = text.removeprefix(bos)
-    bare = frame._replace(open=frame.open.removeprefix(bos))
+    bare, trimmed = _bare(frame, bos)
     exact = _divide(body, bare)
     if exact is not None:
         return exact
-    trimmed = bare._replace(**{name: part.strip() or part for name, part in bare._asdict().items() if part is not None})
     turns = _divide(body.strip(), trimmed)
     return None if turns is None else [Message(turn.role, turn.content.strip()) for turn in turns]
+
+
+@lru_cache
+def _bare(frame: _Frame, bos: str) -> tuple[_Frame, _Frame]:
+    """A frame without the begin token, and without white space around its parts, too."""
+    bare = frame._replace(open=frame.open.removeprefix(bos))
+    named = {name: part.strip() or part for name, part in bare._asdict().items() if part is not None}
+    return bare, bare._replace(**named)
 
 
 def _divide(body: str, frame: _Frame) -> list[Message] | None:
@@ -162,6 +170,7 @@ def _where_they_part(text: str, again: str) -> str:
 def _family(text: str, template: Template | None) -> str | None:
     """The family of models whose control strings are in the text and not in the model's own template."""
     own = template.source if template else ""
-    return next(
-        (name for name, marks in FAMILIES if all(m in text for m in marks) and not all(m in own for m in marks)), None
-    )
+    for name, (first, second) in FAMILIES:
+        if first in text and second in text and not (first in own and second in own):
+            return name
+    return None

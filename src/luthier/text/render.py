@@ -100,6 +100,9 @@ def _split(rows: Sequence[TrainingRow], limit: int) -> list[TrainingRow]:
     """
     pieces: list[TrainingRow] = []
     for row in rows:
+        if len(row.ids) <= limit:
+            pieces.append(row)
+            continue
         start = 0
         while True:
             ids, trained = row.ids[start : start + limit], row.trained[start : start + limit]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import save_encoder
 
 from luthier.data import overlap
@@ -35,6 +37,14 @@ def problem(i: int) -> tuple[str, str, str]:
 
 
 ITEMS = [EvaluationItem("sums", str(i), problem(i)[0], problem(i)[2]) for i in range(120)]
+
+
+PIECES = [
+    *(f" {word}" for item in ITEMS[:3] for word in item.prompt.split()),
+    *" \n \x1c . , _ 7 A three Half. 1,200 3.5. x1y2 12,a ,4 .5".split(" "),
+    *("\t ", "Caf\u00e9 ", "\u0663", " end "),
+]
+"""What texts are put together from: words and numbers of items, and what has to be told apart letter by letter."""
 
 
 def chat(question: str, answer: str = "It depends.", line: int = 1) -> Row:
@@ -155,6 +165,20 @@ def test_similarity_is_the_cosine_of_the_written_out_vectors(monkeypatch: pytest
     monkeypatch.setattr(overlap, "compiled", lambda: None)
     plain = Paraphrases(items)
     assert all(np.allclose(plain.scores(terms(text)), found.scores(terms(text))) for text in texts)
+
+
+@given(
+    st.lists(
+        st.lists(st.lists(st.sampled_from(PIECES), max_size=200).map("".join), max_size=3), min_size=1, max_size=4
+    ),
+    st.sampled_from([0.05, 0.3]),
+)
+@settings(max_examples=60, deadline=None)
+def test_compiled_and_plain_find_the_same(rows: list[list[str]], threshold: float) -> None:
+    found = Paraphrases(ITEMS)
+    found.thresholds[:] = threshold
+    assert found.nearest_of(rows) == [found.nearest(texts) for texts in rows]
+    assert [list(one) for one in found.nearest_of(rows)] == [list(found.nearest(texts)) for texts in rows]
 
 
 def test_items_are_part_of_what_is_remembered() -> None:

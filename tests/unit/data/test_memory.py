@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from luthier.data import shard
 from luthier.data.memory import KEPT_MEMORIES, Memory, packed
-from luthier.data.outcome import Outcome, Workshop, pack_json
+from luthier.data.outcome import Outcome, Workshop
+from luthier.data.packing import pack_json
 from luthier.text import load_rows
 from luthier.types import KEPT, Pair
 

@@ -1,17 +1,21 @@
 """The proof that no twins stand on both sides, against brute force."""
 
 import json
+import random
+import sqlite3
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.data import prove
+from luthier.data import clusters, prove
 from luthier.data.prove import divide_and_prove, twins_across
 from luthier.data.shingles import jaccard, shingle_set
+from luthier.data.sieve import Sieve
 from luthier.errors import DataError
 from luthier.recipe import Split
 
@@ -24,25 +28,29 @@ class Rows:
     """Rows with sides, as far as the proof looks at a table."""
 
     def __init__(self, rows: list[tuple[str, str]]) -> None:
-        self.sides = rows
-
-    def _chosen(self, where: str) -> list[int]:
-        return [i for i, (side, _) in enumerate(self.sides) if "side" not in where or side != "train"]
-
-    def contents(self, where: str) -> Any:
-        from luthier.types import Example
-
-        return ((i, Example("f", i, text=self.sides[i][1])) for i in self._chosen(where))
+        self.rows, self.count = rows, len(rows)
+        self.base = sqlite3.connect(":memory:")
+        self.base.execute("CREATE TABLE rows (n, side, content, fate)")
+        made = [(i, side, len(text), "kept") for i, (side, text) in enumerate(rows)]
+        self.base.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", made)
 
     def sql(self, query: str) -> Any:
-        return [(self.sides[i][0],) for i in self._chosen(query.split("WHERE")[1])]
+        return self.base.execute(query)
+
+    def texts(self, where: str, numbers: Any = None, more: str = "NULL") -> Any:
+        for number, side in self.sql(f"SELECT n, {more} FROM rows WHERE {where} ORDER BY n"):
+            if numbers is None or number in numbers:
+                yield number, side, self.rows[number][1]
 
 
 @given(texts, st.randoms(), st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.sampled_from([5, 10**6]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_pair_is_found(monkeypatch: Any, texts: list[str], random: Any, threshold: float, block: int) -> None:
+def test_every_pair_is_found(
+    monkeypatch: Any, texts: list[str], draw: random.Random, threshold: float, block: int
+) -> None:
     monkeypatch.setattr(prove, "BLOCK", block)
-    rows = [(random.choice(["train", "validation", "test"]), text) for text in texts]
+    sides = draw.choice([["train", "validation"], ["train", "validation", "test"]])
+    rows = [(draw.choice(sides), text) for text in texts]
     found = twins_across(Rows(rows), threshold)  # type: ignore[arg-type]
     sets = [shingle_set(text) for _, text in rows]
     expected = {
@@ -52,6 +60,33 @@ def test_every_pair_is_found(monkeypatch: Any, texts: list[str], random: Any, th
     }
     assert {tuple(sorted((pair.one, pair.other))) for pair in found} == expected
     assert len(found) == len(expected)
+
+
+@given(texts, texts, st.sampled_from([0.3, 0.8, 1.0]))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_sieve_lets_through_what_is_alike(
+    monkeypatch: Any, known: list[str], asked: list[str], threshold: float
+) -> None:
+    sets = [shingle_set(text) for text in known]
+    sieve = Sieve(sum(map(len, known)), sets)
+    passed = sieve.pass_through(asked, threshold).tolist()
+    for text, could in zip(asked, passed, strict=True):
+        mine = shingle_set(text)
+        assert could or all(jaccard(mine, one) < threshold for one in sets)
+    with monkeypatch.context() as changed:
+        changed.setattr(clusters, "compiled", lambda: None)
+        changed.setattr("luthier.data.sieve.compiled", lambda: None)
+        plain = Sieve(sum(map(len, known)), sets)
+        assert np.array_equal(plain.places, sieve.places)
+        assert plain.pass_through(asked, threshold).tolist() == passed
+
+
+def test_a_sieve_holds_back_what_has_little_in_common() -> None:
+    r = random.Random(0)
+    texts = [" ".join(str(r.randrange(5000)) for _ in range(100)) for _ in range(400)]
+    sieve = Sieve(sum(map(len, texts[:200])), [shingle_set(text) for text in texts[:200]])
+    assert sieve.pass_through(texts[:200], 0.8).all()
+    assert not sieve.pass_through(texts[200:], 0.3).any()
 
 
 def sentence(i: int) -> list[str]:

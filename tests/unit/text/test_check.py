@@ -24,7 +24,9 @@ def look(style: str, examples: Sequence[Example] = EXAMPLES, stop: Sequence[int]
     fast = tokenizer(style)
     found = render_batch(examples, fast)
     rows = gather([row for rows in found if isinstance(rows, list) for row in rows])
-    check_rows(rows, lambda: examples, len(examples), RowCheck(fast, stop or stop_ids(fast, end_of(style))))
+    check_rows(
+        rows, lambda every: examples[::every], len(examples), RowCheck(fast, stop or stop_ids(fast, end_of(style)))
+    )
 
 
 def end_of(style: str) -> int:
@@ -41,6 +43,22 @@ def test_an_end_at_which_generation_does_not_stop_is_named() -> None:
         look("chatml", stop=[0])
     assert caught.value.where == "f.jsonl:1"
     assert "model.end_token" in str(caught.value.fix)
+
+
+def test_plain_texts_may_end_anywhere_and_are_not_made_again() -> None:
+    fast = tokenizer("chatml")
+    asked: list[int] = []
+
+    def read(every: int) -> list[Example]:
+        asked.append(every)
+        return [Example("f.jsonl", n + 1, text=f"text {n}") for n in range(0, 400, every)]
+
+    (rows,) = render_batch([Example("f.jsonl", 1, text="a text of some words")], fast, split_at=4)
+    assert isinstance(rows, list)
+    assert len(rows) > 1
+    for plain in (False, True):
+        check_rows(gather(rows), read, 400, RowCheck(fast, [end_of("chatml")]), plain=plain)
+    assert asked == [1, 2]
 
 
 def test_two_begin_tokens_are_named() -> None:
