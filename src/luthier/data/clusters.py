@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from luthier.data.minhash import MARGIN, Banding, estimate, signature
 from luthier.data.shingles import U64, distinct, fold, jaccard, joined, shingle_set, shingles, words
 
 I64 = NDArray[np.int64]
+FIRST_ROWS, MOST_SHINGLES = 1_000, 8_000_000
+"""Rows that are compared at once at first, and shingles (64 MB) for which there are more of them from then on."""
 
 
 def compiled() -> ModuleType | None:
@@ -140,6 +142,18 @@ class Buckets:
         return iter(dict.fromkeys(int(j) for j in found if j != row))
 
 
+class Settled(NamedTuple):
+    """What rows are to each other.
+
+    `centre` is of each row the one that stays in its place, `alike` how much alike the two are, `component` the first
+    row that a chain of close pairs connects it with: `[n]` each.
+    """
+
+    centre: I64
+    alike: NDArray[np.float64]
+    component: I64
+
+
 class Near:
     """Close pairs among rows, from their signatures; texts are fetched only of rows that have a close signature.
 
@@ -153,45 +167,58 @@ class Near:
         self, records: NDArray[Any], fetch: Callable[[Sequence[int]], Iterable[U64]], threshold: float
     ) -> None:
         self.n, self.threshold, self.least = len(records), threshold, threshold - MARGIN
+        self.fetch = fetch
         found = Buckets.of(records)
         self.functions = cast("Any", compiled() or Plain)
         self.buckets = found.only(self.functions.close(*self._bands(found), self.least))
-        self.values, self.starts = joined(fetch(self.buckets.rows.tolist()))
 
     @staticmethod
     def _bands(buckets: Buckets) -> tuple[Any, ...]:
         return buckets.order, buckets.first, buckets.last, buckets.bits
 
-    def stars(self, rank: I64) -> tuple[I64, NDArray[np.float64]]:
-        """Of each row the one that stays in its place, and how much alike the two are: `[n]`, `[n]`.
+    def settle(self, rank: I64) -> Settled:
+        """What stays of each cluster.
 
         Args:
             rank: `[n]`; of two close rows the one with the lower number stays, of equal ones the earlier.
         """
-        rows = self.buckets.rows
-        turn = np.argsort(rank[rows], kind="stable")
-        args = (*self._bands(self.buckets), self.values, self.starts, turn, self.threshold, self.least)
-        centre, found = self.functions.stars(*args)
-        whole, alike = np.arange(self.n), np.ones(self.n)
-        whole[rows], alike[rows] = rows[centre], found
-        return whole, alike
+        settled = Settled(np.arange(self.n), np.ones(self.n), np.arange(self.n))
+        for part, values, starts in self._parts():
+            rows = part.rows
+            turn = np.argsort(rank[rows], kind="stable")
+            args = (*self._bands(part), values, starts)
+            centre, settled.alike[rows] = self.functions.stars(*args, turn, self.threshold, self.least)
+            settled.centre[rows] = rows[centre]
+            settled.component[rows] = rows[self.functions.components(*args, self.threshold, self.least)]
+        return settled
 
-    def components(self) -> I64:
-        """Of each row the first one that a chain of close pairs connects it with, `[n]`."""
+    def _parts(self) -> Iterator[tuple[Buckets, U64, I64]]:
+        """Rows with their shingles, not many at once: rows that no chain of close signatures connects need not meet."""
         rows = self.buckets.rows
-        args = (*self._bands(self.buckets), self.values, self.starts, self.threshold, self.least)
-        whole = np.arange(self.n)
-        whole[rows] = rows[self.functions.components(*args)]
-        return whole
+        nothing = np.zeros(0, np.uint64), np.zeros(len(rows) + 1, np.int64)  # sets of nothing are all alike
+        group = self.functions.components(*self._bands(self.buckets), *nothing, 0.0, self.least)
+        turn = np.argsort(group, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(group[turn])) + 1, len(rows))
+        begin, wanted = 0, FIRST_ROWS
+        while begin < len(rows):
+            end = int(ends[np.searchsorted(ends, min(begin + wanted, len(rows)))])
+            chosen = np.zeros(len(rows), np.bool_)
+            chosen[turn[begin:end]] = True
+            part = self.buckets.only(chosen)
+            values, starts = joined(self.fetch(part.rows.tolist()))
+            yield part, values, starts
+            wanted = max(FIRST_ROWS, MOST_SHINGLES * (end - begin) // max(len(values), 1))
+            begin = end
 
     def pairs(self) -> Iterator[tuple[int, int, float]]:
         """Every close pair, the lower number first. For proofs and small sets: a cluster of n rows has n^2/2."""
         rows = self.buckets.rows.tolist()
+        values, starts = joined(self.fetch(rows))
         for i in range(len(rows)):
-            a = self.values[self.starts[i] : self.starts[i + 1]]
+            a = values[starts[i] : starts[i + 1]]
             for j in self.buckets.neighbours(i):
                 if j > i and estimate(self.buckets.bits[i], self.buckets.bits[j]) >= self.least:
-                    found = jaccard(a, self.values[self.starts[j] : self.starts[j + 1]])
+                    found = jaccard(a, values[starts[j] : starts[j + 1]])
                     if found >= self.threshold:
                         yield rows[i], rows[j], found
 

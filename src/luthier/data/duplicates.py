@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
 
 from luthier.data.split import normalise
 from luthier.data.step import Resolution, Row, Rows, SetStep
@@ -29,11 +33,24 @@ class Duplicates(SetStep[Settings]):
 
     def resolve(self, rows: Rows) -> Iterator[Resolution]:
         """Every row but the first with its signature."""
-        first: dict[bytes, int] = {}
+        numbers, whole = array("q"), bytearray()
         for number, signature in rows.signatures():
-            kept = first.setdefault(signature, number)
-            if kept != number:
-                yield Resolution(number, Fate("duplicate"), kept=kept)
+            numbers.append(number)
+            whole += signature
+        order, first = _same(np.frombuffer(whole, np.dtype("2u8")))
+        for number, kept in zip(order.tolist(), first.tolist(), strict=True):
+            yield Resolution(numbers[number], Fate("duplicate"), kept=numbers[kept])
+
+
+def _same(marks: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of marks, `[n, 2]`, the places of those that stood before, in order, and where they stood first."""
+    order = np.lexsort((marks[:, 1], marks[:, 0]))  # stable: equal ones lie in the order of the input
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (marks[order[1:]] != marks[order[:-1]]).any(axis=1)
+    first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
+    again, kept = order[~new], first[~new]
+    turn = np.argsort(again)
+    return again[turn], kept[turn]
 
 
 def _turns(turns: tuple[Message, ...]) -> list[list[object]]:

@@ -1,8 +1,9 @@
 """Rows of unusual length: outside of given bounds, or far from the other rows of their source."""
 
 import struct
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class LengthOutliers(SetStep[OutlierSettings]):
 
     def resolve(self, rows: Rows) -> Iterator[Resolution]:
         """Risk for rows that are far off; none goes."""
-        sources: defaultdict[bytes, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+        sources: defaultdict[bytes, tuple[array[int], array[float]]] = defaultdict(lambda: (array("q"), array("d")))
         for number, found in rows.signatures():
             numbers, lengths = sources[found[LENGTH.size :]]
             numbers.append(number)
@@ -70,7 +71,7 @@ class LengthOutliers(SetStep[OutlierSettings]):
             if len(numbers) >= self.settings.least_rows:
                 yield from self._far(numbers, np.array(lengths))
 
-    def _far(self, numbers: list[int], lengths: np.ndarray) -> Iterator[Resolution]:
+    def _far(self, numbers: Sequence[int], lengths: np.ndarray) -> Iterator[Resolution]:
         middle = np.median(lengths)
         deviation = NORMAL * np.median(np.abs(lengths - middle))
         if deviation == 0:  # most answers are of one length, so that any other would be infinitely far

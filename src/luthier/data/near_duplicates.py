@@ -59,13 +59,14 @@ class NearDuplicates(SetStep[Settings]):
         near = Near(records["signature"], fetch, self.settings.threshold)
         # from the best to the least: the highest rating, then the longest; of equal ones the first
         best = np.lexsort((-records["letters"].astype(np.int64), -records["rating"]))
-        centre, alike = near.stars(np.argsort(best))
         drop = np.where(records["document"], self.settings.documents == "drop", self.settings.conversations == "drop")
-        gone = drop & (centre != np.arange(len(records)))
+        del records  # signatures are what takes most memory
+        centre, alike, component = near.settle(np.argsort(best))
+        gone = drop & (centre != np.arange(len(numbers)))
         for i in np.flatnonzero(gone).tolist():
             fate = Fate("near_duplicate", f"{alike[i]:.0%} of the shingles are the same", score=float(alike[i]))
             yield Resolution(int(numbers[i]), fate, kept=int(numbers[centre[i]]))
-        together = list(_together(near.components(), gone))
+        together = _together(component, gone)
         for i, first in together:
             yield Resolution(int(numbers[i]), together=int(numbers[first]))
         close = near.buckets.rows
@@ -85,10 +86,10 @@ class NearDuplicates(SetStep[Settings]):
         return self.found
 
 
-def _together(components: NDArray[np.int64], gone: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def _together(components: NDArray[np.int64], gone: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Of each component the rows that stay, but the first of them, with the first."""
-    first: dict[int, int] = {}
-    for i in np.flatnonzero(~gone).tolist():
-        head = first.setdefault(int(components[i]), i)
-        if head != i:
-            yield i, head
+    stay = np.flatnonzero(~gone)
+    _, first, which = np.unique(components[stay], return_index=True, return_inverse=True)
+    head = stay[first[which]]
+    others = head != stay
+    return list(zip(stay[others].tolist(), head[others].tolist(), strict=True))

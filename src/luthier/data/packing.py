@@ -3,7 +3,7 @@
 import json
 from array import array
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 PLAIN_KINDS = frozenset({str, int, bool, type(None)})
 NOWHERE = b'{"source":"","line":0'
 """How content without its place begins."""
+TRAINED = (b"\0", b"\1")
 
 
 def pack_content(content: Content) -> bytes:
@@ -65,24 +66,25 @@ def pack_rows(rows: Sequence[TrainingRow]) -> bytes:
     """
     ids = np.frombuffer(array("i", chain.from_iterable(row.ids for row in rows)), np.int32)
     mask = np.frombuffer(b"".join(bytes(row.trained) for row in rows), np.uint8)
-    turns = np.flatnonzero(np.diff(mask, prepend=0, append=2))
-    runs = np.diff(turns, prepend=0)
+    turns = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    runs = [0] if mask.size and mask[0] else []
+    runs += [end - start for start, end in pairwise((0, *turns.tolist(), len(mask)))]
     small = np.uint16 if ids.size and ids.min() >= 0 and ids.max() < 1 << 16 else np.int32
-    head = [len(rows), len(runs), np.dtype(small).itemsize, *(len(row.ids) for row in rows)]
-    return np.array(head, np.int32).tobytes() + runs.astype(np.int32).tobytes() + ids.astype(small).tobytes()
+    head = [len(rows), len(runs), np.dtype(small).itemsize, *(len(row.ids) for row in rows), *runs]
+    return np.array(head, np.int32).tobytes() + ids.astype(small).tobytes()
 
 
 def unpack_rows(packed: bytes) -> list[tuple[bytes, bytes]]:
     """Ids (int32) and mask (a byte a token) of each token row."""
     count, turns, width = np.frombuffer(packed, np.int32, 3).tolist()
     lengths = np.frombuffer(packed, np.int32, count, 12).tolist()
-    runs = np.frombuffer(packed, np.int32, turns, 12 + 4 * count)
+    runs = np.frombuffer(packed, np.int32, turns, 12 + 4 * count).tolist()
     small = np.frombuffer(packed, np.uint16 if width == 2 else np.int32, offset=12 + 4 * (count + turns))
     ids = small.astype(np.int32, copy=False).tobytes()
-    mask = np.repeat(np.arange(turns, dtype=np.uint8) & 1, runs).tobytes()
+    mask = b"".join(TRAINED[k % 2] * run for k, run in enumerate(runs))
     found: list[tuple[bytes, bytes]] = []
     start = 0
-    for end in np.cumsum(lengths).tolist():
+    for end in accumulate(lengths):
         found.append((ids[4 * start : 4 * end], mask[start:end]))
         start = end
     return found

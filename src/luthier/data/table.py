@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from luthier.types import Fate
 SMALL = Remembered._fields
 COLUMNS = ("source", "line", "hash", *SMALL, "kept", "side", "fold")
 KEPT = "fate = 'kept'"
+AT_ONCE = 10_000
+"""What a set step says of so many rows is held in memory."""
 
 
 class Place(NamedTuple):
@@ -86,6 +89,11 @@ class Table:
 
     def resolve(self, found: Iterable[Resolution], rule: str) -> None:
         """Take in what a set step says of rows."""
+        rest = iter(found)
+        while part := list(islice(rest, AT_ONCE)):
+            self._resolve(part, rule)
+
+    def _resolve(self, found: Iterable[Resolution], rule: str) -> None:
         fates, links, risks = [], [], []
         for one in found:
             if one.fate is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import example, given
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from luthier.data import shard
 from luthier.data.memory import KEPT_MEMORIES, Memory, packed
 from luthier.data.outcome import Outcome, Workshop
-from luthier.data.packing import pack_json
-from luthier.text import load_rows
-from luthier.types import KEPT, Pair
+from luthier.data.packing import at_place, pack_content, pack_json, pack_rows, unpack_rows
+from luthier.text import TrainingRow, load_rows
+from luthier.types import KEPT, Example, Pair
 
 Asked = Callable[[int], list[dict[str, str]]]
 ALONE = {"near_duplicates": None}
@@ -99,6 +100,27 @@ VALUES = st.recursive(
 def test_content_is_packed_as_json_writes_it(body: dict[str, Any]) -> None:
     expected = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     assert pack_json(body) == expected.encode("utf-8", "surrogatepass")
+
+
+ROWS = st.lists(st.lists(st.tuples(st.integers(0, 200_000), st.booleans()), max_size=12), min_size=1, max_size=4)
+
+
+@given(ROWS)
+@example([[(65_535, True)], [], [(0, False), (1, True)]])
+def test_token_rows_are_packed_and_unpacked(made: list[list[tuple[int, bool]]]) -> None:
+    rows = [TrainingRow([i for i, _ in row], [trained for _, trained in row]) for row in made]
+    packed_rows = pack_rows(rows)
+    assert unpack_rows(packed_rows) == [(np.array(row.ids, np.int32).tobytes(), bytes(row.trained)) for row in rows]
+    tokens = sum(len(row.ids) for row in rows)
+    if all(i < 1 << 16 for row in rows for i in row.ids):
+        assert len(packed_rows) <= 12 + 4 * len(rows) + 4 * (tokens + 2) + 2 * tokens
+
+
+def test_content_at_its_place_is_a_line() -> None:
+    content = Example("", 0, text='of "source":"","line":0 a text \u2028')
+    line = at_place(pack_content(content), 'a "b".jsonl', 7)
+    assert json.loads(line) == {"source": 'a "b".jsonl', "line": 7, "text": content.text}
+    assert Example.from_json(json.loads(line)).line == 7
 
 
 def test_an_index_is_made_when_a_new_memory_is_closed_or_else_when_it_is_opened(tmp_path: Path) -> None:

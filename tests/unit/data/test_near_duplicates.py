@@ -132,7 +132,7 @@ def test_stars_and_components_are_what_they_say(seed: int, monkeypatch: pytest.M
     texts = families(seed, 30)
     rank = np.array([-len(one) for one in texts])
     near = near_texts(texts, 0.75)
-    centre, alike = near.stars(rank)
+    centre, alike, components = near.settle(rank)
     pairs = {frozenset(pair[:2]) for pair in near.pairs()}
     for i, c in enumerate(centre.tolist()):
         assert centre[c] == c
@@ -142,15 +142,16 @@ def test_stars_and_components_are_what_they_say(seed: int, monkeypatch: pytest.M
             assert alike[i] >= 0.75
     stay = [i for i, c in enumerate(centre.tolist()) if c == i]
     assert not any(frozenset(two) in pairs for two in itertools.combinations(stay, 2))
-    components = near.components()
     for pair in pairs:
         i, j = pair
         assert components[i] == components[j]
     monkeypatch.setattr(clusters, "compiled", lambda: None)
     plain = near_texts(texts, 0.75)
     assert plain.functions is Plain
-    assert all(np.array_equal(a, b) for a, b in zip((centre, alike), plain.stars(rank), strict=True))
-    assert np.array_equal(components, plain.components())
+    assert all(np.array_equal(a, b) for a, b in zip((centre, alike, components), plain.settle(rank), strict=True))
+    monkeypatch.setattr(clusters, "FIRST_ROWS", 3)
+    monkeypatch.setattr(clusters, "MOST_SHINGLES", 100)
+    assert all(np.array_equal(a, b) for a, b in zip((centre, alike, components), near.settle(rank), strict=True))
 
 
 def chain() -> list[str]:
@@ -162,10 +163,10 @@ def chain() -> list[str]:
 def test_a_chain_is_no_cluster_but_it_is_one_component() -> None:
     texts = chain()
     near = near_texts(texts, 0.75)
-    centre, alike = near.stars(np.arange(len(texts)))
+    centre, alike, components = near.settle(np.arange(len(texts)))
     assert min(alike) >= 0.75
     assert len(set(centre.tolist())) > 5
-    assert not near.components().any()
+    assert not components.any()
 
 
 def run(rows: list[Row], **options: Any) -> tuple[list[Any], NearDuplicates]:
