@@ -139,7 +139,7 @@ class _Decision:
             again[1],
             self.length,
             critic=goal.kind == "ppo",
-            beside=whole and goal.kind in SAMPLED and bool(getattr(goal, "kl", 0.0)),
+            beside=whole and (goal.kind == "online_dpo" or (goal.kind in SAMPLED and bool(getattr(goal, "kl", 0.0)))),
         )
 
 

@@ -113,15 +113,15 @@ def _drawn_worse(looks: Sequence[Look], best: Look, tolerance: float) -> bool:
 def _kept_worse(looks: Sequence[Look], best: Look, tolerance: float) -> bool:
     """Whether the fall of greedy answers is proved: it is beyond chance.
 
-    Where sampled answers have not surely become better, it is enough that it is seen for the second time in a row, or
-    less likely than `DOUBT` by chance: greedy answers turn over many at once, so that there is no time to wait for
-    more, and a policy of which sampled answers say the opposite is spared.
+    Where sampled answers have not gained as much, it is enough that it is seen for the second time in a row, or less
+    likely than `DOUBT` by chance: greedy answers turn over many at once, so that there is no time to wait for more, and
+    a policy of which sampled answers say the opposite is spared.
     """
     last = looks[-1]
-    chance = _chance(best, last, _greedy)
-    if _rose(_sampled(best)[0], _sampled(last)[0]):
-        return chance < ALPHA
-    return chance < DOUBT or _again(looks, best, tolerance, _greedy)
+    lost = best.greedy_mean - last.greedy_mean
+    if last.mean - best.mean >= lost:
+        return _chance(best, last, _greedy) < ALPHA
+    return _chance(best, last, _greedy) < DOUBT or _again(looks, best, tolerance, _greedy)
 
 
 def _again(looks: Sequence[Look], best: Look, tolerance: float, scores: "Scores") -> bool:
@@ -169,7 +169,7 @@ def _fallen(best: Look, last: Look, tolerance: float, scores: Scores) -> bool:
 
 
 def _rose(before: Marks, after: Marks) -> bool:
-    """Whether scores or rewards of the same prompts rose beyond chance."""
+    """Whether the reward of the same prompts rose beyond chance."""
     gaps = [a - b for b, a in zip(before, after, strict=True) if b is not None and a is not None]
     return permutation(gaps)[0] < ALPHA
 

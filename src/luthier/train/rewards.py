@@ -106,7 +106,7 @@ class Rewards:
                 before = total[i]
                 total[i] = None if before is None else before + part.weight * found
             worth.parts[part.name] = values
-            worth.spread = getattr(part.judge, "spread", worth.spread)
+            worth.spread = getattr(part.judge, "spread", []) or worth.spread  # a single model has none
         return worth
 
 

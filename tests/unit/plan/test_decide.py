@@ -263,7 +263,7 @@ def test_values_and_a_model_before_training_take_their_memory() -> None:
 
     group = roles("full", {"kind": "grpo", "kl": 0.1, **rewards})
     assert roles("lora", {"kind": "sft"}) == 0
-    assert group == 4 * SMALL.total
+    assert group == roles("full", {"kind": "online_dpo", **rewards}) == 4 * SMALL.total
     adapters = plan(5_000, SMALL, CPU, tuning={"kind": "lora"}).memory
     assert roles("lora", {"kind": "ppo", **rewards}) == pytest.approx(adapters["activations"], rel=0.05)
     whole = plan(5_000, SMALL, CPU, tuning={"kind": "full"}).memory

@@ -75,18 +75,28 @@ def both(step: int, sampled: int, greedy: list[int], reward: float) -> Look:
     [
         (100, [*range(5, 100), 150], True),  # 5 lost, 1 won: p = 0.11
         (103, [*range(5, 100), 150], True),
+        (104, [*range(5, 100), 150], False),
         (110, [*range(5, 100), 150], False),
         (110, list(range(7, 100)), True),
         (100, [*range(8, 100), *range(150, 154)], True),  # 8 and 4: 0.19
         (100, [*range(9, 100), *range(150, 155)], False),  # 9 and 5: 0.21
         (100, [*range(4, 100), 150], False),
     ],
-    ids=["doubt", "little better", "better", "beyond chance", "just enough", "too little", "too small"],
+    ids=[
+        "doubt",
+        "little better",
+        "as much better",
+        "better",
+        "beyond chance",
+        "just enough",
+        "too little",
+        "too small",
+    ],
 )
 def test_a_fall_of_greedy_answers_needs_less_proof_where_nothing_speaks_against_it(
     sampled: int, greedy: list[int], ends: bool
 ) -> None:
-    """Nothing: that sampled answers have become better beyond chance."""
+    """That sampled answers have gained as much would."""
     found = gamed([both(0, 100, list(range(100)), 1.0), both(1, sampled, greedy, 2.0)], 0.02)
     assert (found is not None) == ends
 

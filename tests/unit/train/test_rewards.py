@@ -17,7 +17,17 @@ from luthier.evaluate.items import Item
 from luthier.models.load import load_model
 from luthier.models.scoring import Apart, Classifier
 from luthier.recipe import RewardPart
-from luthier.train.rewards import Ensemble, Failure, Place, Rewards, Written, judged_by_rows, make_rewards, require
+from luthier.train.rewards import (
+    Ensemble,
+    Failure,
+    Part,
+    Place,
+    Rewards,
+    Written,
+    judged_by_rows,
+    make_rewards,
+    require,
+)
 from luthier.train.start import Scale, normalisation
 from luthier.types import Message
 
@@ -177,6 +187,14 @@ def test_ensembles(combine: str, expected: float) -> None:
     ensemble = Ensemble([fixed(-1.0), fixed(1.0), fixed(3.0)], [Scale(), Scale(), Scale()], combine)
     assert ensemble([written("a")]) == [pytest.approx(expected)]
     assert ensemble.spread == [pytest.approx(2.0)]
+
+
+def test_what_members_disagree_on_is_known_beside_a_single_model() -> None:
+    several = Ensemble([fixed(-1.0), fixed(1.0)], [Scale(), Scale()], "mean")
+    single = Ensemble([fixed(5.0)], [Scale()], "mean")
+    for parts in ((several, single), (single, several)):
+        worth = Rewards([Part(str(i), 1.0, part) for i, part in enumerate(parts)])([written("a")])
+        assert worth.spread == [pytest.approx(2**0.5)]
 
 
 def test_a_member_that_cannot_read_an_answer_fails_it_alone() -> None:
