@@ -113,7 +113,7 @@ def _parameters(found: dict[str, Any]) -> str:
 
 
 def _memory(found: dict[str, Any]) -> str:
-    return "memory: " + ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in found["memory"].items())
+    return "memory: " + ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in found["memory"].items() if round(v / 1e6))
 
 
 def _tell(found: dict[str, Any], cost: float | None) -> None:
