@@ -98,6 +98,8 @@ def _say_lengths(facts: dict[str, Any]) -> None:
         enough = "  (enough)" if cost["limit"] == lengths["suggested"] else ""
         lost = f"loses {cost['rows']:,} rows, {cost['trained']:,} trained tokens"
         screen.print(f"a limit of {cost['limit']:,} tokens {lost}{enough}")
+    if many := lengths.get("splittable"):
+        screen.print(f"{many:,} plain texts are too long; data.too_long=split divides them instead")
     for row in facts.get("smallest_shares", ())[:3]:
         share = row["trained"] / row["tokens"]
         screen.print(f"least trained: {row['row']}, {row['trained']:,} of {row['tokens']:,} tokens ({share:.0%})")

@@ -24,6 +24,7 @@ from luthier.data.ledger import (
     first_reasons,
     funnel,
     measure,
+    splittable,
     write_json,
 )
 from luthier.data.memory import Memory, open_memory
@@ -160,6 +161,7 @@ def _check_long(table: Table) -> None:
     if found := table.sql(asked).fetchone():
         first, reason = found
         fix = "shorten the row, raise data.max_length, or set data.too_long=drop"
+        fix += ", or =split to divide plain texts" if splittable(table) else ""
         raise DataError(reason, where=table.where(first), fix=fix)
 
 
@@ -195,7 +197,7 @@ def _facts(
         **{side: write_side(out, side, table, weights) for side in SIDES if side != "test" or split.test},
         "failures": write_failures(out, table),
         "rows": recipe.objective.rows,
-        "lengths": _lengths(table, limit),
+        "lengths": _lengths(table, limit) | {"splittable": splittable(table)},
         "smallest_shares": _smallest_shares(table),
         "whole_texts": _whole_texts(table),
         "context": limit,

@@ -17,6 +17,12 @@ from luthier.types import Fate
 
 LARGEST_TEXT = 256 << 20
 """Bytes of a document above which it is refused."""
+DEEPEST = 3_000
+"""Elements inside of one another: the extractor takes time with the square of it, and no page comes near."""
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_FLAT = frozenset(
+    "p li br img hr input meta link td tr th tbody thead tfoot option dt dd col area base embed source wbr".split()
+)
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
 _WEAKER = (re.compile(r"\n"), re.compile(r"[.!?\u3002]['\"\u201d\u2019)\]]*\s+"), re.compile(r"\s+"))
 """Where to part a paragraph that is too long by itself: between lines, sentences, words."""
@@ -35,7 +41,7 @@ def read_document(path: Path, source: str, passage: int) -> Iterator[RawRow]:
                 line += 1
                 value = {"text": text[start:end], "document": source, "page": page, "start": start, "end": end}
                 mark = hashlib.sha256(text[start:end].encode("utf-8", "surrogatepass")).hexdigest()
-                yield RawRow(source, line, value, None, mark, document=source)
+                yield RawRow(source, line, value, None, mark, document=source, size=end - start)
     except _UnreadableError as error:
         yield RawRow(source, line + 1, None, Fate("unreadable", str(error)), _mark(path))
         return
@@ -104,8 +110,20 @@ def _html(path: Path, source: str) -> Iterator[tuple[int | None, str]]:
         html = data.decode("utf-8")
     except UnicodeDecodeError:
         html = bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8")
+    if _depth(html) > DEEPEST:
+        raise _UnreadableError(f"its elements are nested more than {DEEPEST:,} deep")
     text = extract_plain_text(html, main_content=True) or extract_plain_text(html)
     yield None, str(text)
+
+
+def _depth(html: str) -> int:
+    """How deep elements are nested at most; what closes by itself is not counted."""
+    deepest = depth = 0
+    for closing, name in _TAG.findall(html):
+        if name.lower() not in _FLAT:
+            depth = max(0, depth - 1) if closing else depth + 1
+            deepest = max(deepest, depth)
+    return deepest
 
 
 def _pdf(path: Path, source: str) -> Iterator[tuple[int | None, str]]:  # noqa: ARG001 - the table gives both

@@ -156,7 +156,15 @@ def check_rejected(table: Table, most: float) -> None:
         what = f"{share}, and data.max_rejected allows {most:.1%}:"
     else:
         what = f"no row is left to train on; {share}:"
-    raise DataError("\n".join((what, *lines)), fix="mend the rows, or raise data.max_rejected if they may be left out")
+    divided = "; set data.too_long=split to divide the plain texts that are too long" if splittable(table) else ""
+    fix = "mend the rows, or raise data.max_rejected if they may be left out"
+    raise DataError("\n".join((what, *lines)), fix=fix + divided)
+
+
+def splittable(table: Table) -> int:
+    """Plain texts that were left out because they are too long: `data.too_long` may divide them."""
+    found: int = table.sql("SELECT count(*) FROM rows WHERE fate = 'too_long' AND shape = 'text'").fetchone()[0]
+    return found
 
 
 def write_json(path: Path, rows: Iterable[Any]) -> int:

@@ -62,24 +62,25 @@ def read_list(path: Path, source: str) -> Iterator[RawRow]:
     with open_stream(path, source) as stream:
         data = stream.read(WHOLE + 1)
         rows = _stream(data, stream, source) if len(data) > WHOLE else _rows(data, source)
-        for position, (value, suspect) in enumerate(rows, 1):
+        for position, (value, suspect, size) in enumerate(rows, 1):
             problem = problem_of(value, suspect=suspect)
             try:
                 mark = digest(value)
             except RecursionError:
                 problem, mark = problem_of(value, suspect=True), hashlib.sha256(data).hexdigest()
-            yield RawRow(source, position, None if problem else value, problem, mark)
+            yield RawRow(source, position, None if problem else value, problem, mark, size=size)
 
 
-def _rows(data: bytes, source: str) -> Iterator[tuple[Any, bool]]:
+def _rows(data: bytes, source: str) -> Iterator[tuple[Any, bool, int]]:
     text = _decode(data, source)
     suspect = "\\u" in text
     document = _parse(text, source) if text.strip() else []
     del text
-    yield from ((value, suspect) for value in _list_in(document, source))
+    found = _list_in(document, source)
+    yield from ((value, suspect, len(data) // len(found)) for value in found)
 
 
-def _stream(start: bytes, stream: IO[bytes], source: str) -> Iterator[tuple[Any, bool]]:
+def _stream(start: bytes, stream: IO[bytes], source: str) -> Iterator[tuple[Any, bool, int]]:
     """The values of a list too long to be held, one by one."""
     if not start.lstrip().startswith(b"["):
         raise DataError(
@@ -104,7 +105,7 @@ def _stream(start: bytes, stream: IO[bytes], source: str) -> Iterator[tuple[Any,
                 raise DataError(f"not JSON after {parser.passed + at:,} letters", where=source, fix=fix) from error
             at, wanted = 0, 2 * wanted
             continue
-        yield value, "\\u" in parser.text[at:end]
+        yield value, "\\u" in parser.text[at:end], end - at
         at, wanted = end, STEP
 
 

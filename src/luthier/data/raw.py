@@ -16,7 +16,7 @@ class RawRow(NamedTuple):
 
     `source` is the path as the recipe gives it, with the file where that is a folder; `line` counts from 1, and is the
     place in the list where a file has no lines; `digest` is the sha256 of the row as it stands in the file; `document`
-    names the document that a passage of text comes from.
+    names the document that a passage of text comes from; `size` is about how many bytes the row has.
     """
 
     source: str
@@ -25,6 +25,7 @@ class RawRow(NamedTuple):
     problem: Fate | None
     digest: str
     document: str | None = None
+    size: int = 500
 
 
 class Unread(NamedTuple):
@@ -49,7 +50,7 @@ def open_row(row: "RawRow | Unread") -> RawRow:
     problem: Fate | None = None
     try:
         text = row.body.decode("utf-8")
-        value = json.loads(text)
+        value = JSON.decode(text)
         problem = problem_of(value, suspect="\\u" in text and ("\\ud" in text or "\\uD" in text))
     except UnicodeDecodeError as error:
         problem = Fate("not_utf8", f"byte 0x{row.body[error.start]:02x} at column {error.start + 1} is not UTF-8")
@@ -57,15 +58,33 @@ def open_row(row: "RawRow | Unread") -> RawRow:
         problem = Fate("not_json", f"not JSON at column {error.colno}: {error.msg}")
     except RecursionError:
         problem = Fate("not_json", "not JSON at column 1: nested too deeply")
+    except TwiceError as error:
+        problem = Fate("not_json", f"the key {error} stands twice in one object: only the second would be read")
     except ValueError as error:  # Python refuses integers of thousands of digits
         problem = Fate("not_json", f"not JSON at column 1: {error}")
     return RawRow(row.source, row.line, None if problem else value, problem, row.digest)
 
 
+class TwiceError(ValueError):
+    """A key that stands twice in one object."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise TwiceError(repr(next(name for name in names if names.count(name) > 1))[:80])
+    return made
+
+
+JSON = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def problem_of(value: Any, *, suspect: bool) -> Fate | None:
     """What is wrong with a parsed row; `suspect` when its text may hold halves of characters."""
     if not isinstance(value, dict):
-        return Fate("not_object", f"a JSON {type_name(value)} where an object was expected")
+        fix = ": if the file is one list, name it .json" if isinstance(value, list) else ""
+        return Fate("not_object", f"a JSON {type_name(value)} where an object was expected{fix}")
     if not suspect:
         return None
     try:

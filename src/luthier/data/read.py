@@ -17,6 +17,7 @@ from luthier.data.raw import RawRow, Unread, open_row
 from luthier.data.stream import COMPRESSED, kind_of
 from luthier.data.tables import read_parquet, read_table
 from luthier.errors import DataError
+from luthier.types import Fate
 
 PASSAGE = 4_000
 """Letters of a passage where nothing else is said."""
@@ -118,13 +119,14 @@ def _is_ours(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or any(folder.glob(f"artifacts/*/{MANIFEST}"))
 
 
-def scan(path: Path, source: str, passage: int = PASSAGE) -> Iterator[RawRow | Unread]:
+def scan(path: Path, source: str, passage: int = PASSAGE, *, alone: bool = True) -> Iterator[RawRow | Unread]:
     """All rows of a file, in order, lines not parsed yet.
 
     Args:
         path: the file, as `resolve` found it.
         source: the path as the recipe gives it, for messages.
         passage: the most letters of a passage, for documents.
+        alone: an empty file is an error; one among others of a folder is a row with that fate.
 
     Raises:
         DataError: the file cannot be read, is of another kind, or holds no rows; a .json file does not parse.
@@ -138,7 +140,9 @@ def scan(path: Path, source: str, passage: int = PASSAGE) -> Iterator[RawRow | U
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise DataError(f"cannot be read: {reason}", where=source, fix="check the file and its permissions") from error
-    if not count:
+    if not count and not alone:
+        yield RawRow(source, 1, None, Fate("empty_file", "the file holds nothing"), file_digest(path))
+    elif not count:
         raise DataError("no rows: the file holds nothing", where=source, fix="add rows or remove the source")
 
 

@@ -14,8 +14,6 @@ from luthier.data.spread import Spread
 from luthier.data.table import Place, Table
 
 ROWS, BYTES = 1_000, 4 << 20
-TABLE_ROW = 500
-"""Bytes that a row of a table is taken for."""
 
 Task = tuple[list[RawRow | Unread], Reading]
 
@@ -58,9 +56,9 @@ def _key(row: RawRow | Unread, mark: bytes) -> bytes:
 def _shards(feed: Feed) -> Iterator[Shard]:
     shard = Shard(feed)
     for path, name in feed.files.files:
-        for row in scan(path, name, feed.passage):
+        for row in scan(path, name, feed.passage, alone=len(feed.files.files) == 1):
             shard.rows.append(row)
-            shard.size += len(row.body) if isinstance(row, Unread) else TABLE_ROW
+            shard.size += len(row.body) if isinstance(row, Unread) else row.size
             if len(shard.rows) >= ROWS or shard.size >= BYTES:
                 yield shard
                 shard = Shard(feed)

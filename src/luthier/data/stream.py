@@ -17,6 +17,16 @@ MOST_RATIO, FREE_BYTES = 500, 64 << 20
 CHUNK = 1 << 18
 BOMS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
+OTHERS = (
+    (b"\x1f\x8b", "a gzip file", "add .gz to its name, as in rows.jsonl.gz"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "add .zst to its name, as in rows.jsonl.zst"),
+    (b"PAR1", "a Parquet file", "name it .parquet"),
+    (b"PK\x03\x04", "a zip file", "unpack it and name what is in it"),
+    (codecs.BOM_UTF32_LE, "a text in UTF-32", "save it as UTF-8"),
+    (codecs.BOM_UTF32_BE, "a text in UTF-32", "save it as UTF-8"),
+)
+"""Beginnings of files that are no text, with what they are and what to do."""
+
 
 class _Reader(io.RawIOBase):
     """A raw stream made of a function that gives the next bytes, none at the end."""
@@ -97,7 +107,7 @@ def open_stream(path: Path, source: str) -> Iterator[IO[bytes]]:
             inner = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else _zstandard(file)
             stream = io.BufferedReader(_Bounded(inner, path.stat().st_size, source), CHUNK)
         try:
-            yield _recode(stream)
+            yield _recode(stream, source)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _cut_off(error, source) from error
         except OSError as error:
@@ -114,8 +124,11 @@ def _cut_off(error: Exception, source: str) -> DataError:
     )
 
 
-def _recode(stream: Any) -> IO[bytes]:
+def _recode(stream: Any, source: str) -> IO[bytes]:
     start = stream.peek(4)[:4]
+    for mark, what, fix in OTHERS:
+        if start.startswith(mark):
+            raise DataError(f"its first bytes are those of {what}", where=source, fix=fix)
     if start.startswith(codecs.BOM_UTF8):
         stream.read(len(codecs.BOM_UTF8))
         return stream  # type: ignore[no-any-return]

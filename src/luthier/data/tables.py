@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.artifact import digest
-from luthier.data.raw import LARGEST_ROW, RawRow, problem_of
+from luthier.data.raw import LARGEST_ROW, RawRow, problem_of, too_large
 from luthier.data.stream import missing, open_stream
 from luthier.errors import DataError
 from luthier.types import Fate, Json
@@ -28,7 +28,8 @@ STRUCTURED = (
 )
 """Columns that may hold JSON in a cell."""
 SEPARATORS = ",;\t|"
-BATCH = 256
+BATCH, HELD = 256, 64 << 20
+"""Rows of a Parquet file that are read at once, and the bytes that they may take together."""
 LONGEST_HEADER = 1 << 16
 """Letters within which the quotes of the first row have to be closed."""
 CHOICES, LEAST_CELLS = ["A", "B", "C", "D", "E"], 4
@@ -61,7 +62,7 @@ def read_table(path: Path, source: str) -> Iterator[RawRow]:
             raise DataError(
                 f"the row that begins in line {start} cannot be read: {error}",
                 where=f"{source}:{start}",
-                fix='close the quote there (a quote inside of a cell is written twice: "")',
+                fix='close the quote there (a quote inside of a cell is written twice: ""); cells may have 32 MiB',
             ) from error
 
 
@@ -108,7 +109,7 @@ def _row(source: str, line: int, header: list[str], cells: list[str]) -> RawRow:
         name = next(name for name, cell in zip(header, cells, strict=True) if _ESCAPED.search(cell))
         return RawRow(source, line, None, Fate("not_utf8", f"the cell '{name}' is not UTF-8"), mark)
     value = {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True) if name}
-    return RawRow(source, line, value, None, mark)
+    return RawRow(source, line, value, None, mark, size=sum(map(len, cells)))
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -133,11 +134,17 @@ def read_parquet(path: Path, source: str) -> Iterator[RawRow]:
         raise missing("reading .parquet files", "pyarrow") from error
     line = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH):
-                for value in batch.to_pylist():
-                    line += 1
-                    yield _parquet_row(source, line, value)
+        with parquet.ParquetFile(path) as shut:
+            names = [field.name for field in shut.schema_arrow if pyarrow.types.is_string(field.type)]
+            many = _batch_of(shut.metadata)
+        with parquet.ParquetFile(path, read_dictionary=names) as file:
+            for batch in file.iter_batches(batch_size=many):
+                size = _size_of(batch)
+                step = batch.num_rows if size * batch.num_rows <= HELD else 1
+                for first in range(0, batch.num_rows, step):
+                    for value in batch.slice(first, step).to_pylist():
+                        line += 1
+                        yield _parquet_row(source, line, value, size)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         raise DataError(
@@ -145,6 +152,26 @@ def read_parquet(path: Path, source: str) -> Iterator[RawRow]:
         ) from error
 
 
-def _parquet_row(source: str, line: int, value: Json) -> RawRow:
+def _batch_of(metadata: Any) -> int:
+    """Rows that are read at once, by what a row takes on average."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    many: int = HELD * metadata.num_rows // max(size, 1)
+    return max(1, min(BATCH, many))
+
+
+def _size_of(batch: Any) -> int:
+    """Bytes of a row on average. A text that stands many times is held once, and may be far more than the file."""
+    size = 0
+    for column in batch.columns:
+        texts = getattr(column, "dictionary", None)
+        size += texts.nbytes // max(len(texts), 1) if texts is not None else column.nbytes // max(batch.num_rows, 1)
+    return size
+
+
+def _parquet_row(source: str, line: int, value: Json, size: int) -> RawRow:
+    if size > LARGEST_ROW // 4:  # an average: the row itself is looked at
+        real = sum(len(cell) for cell in value.values() if isinstance(cell, str | bytes))
+        if real > LARGEST_ROW:
+            return too_large(source, line, real, digest(value))
     problem = problem_of(value, suspect=False)
-    return RawRow(source, line, None if problem else value, problem, digest(value))
+    return RawRow(source, line, None if problem else value, problem, digest(value), size=size)
