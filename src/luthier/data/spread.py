@@ -6,6 +6,7 @@ Processes start only when there is enough to do: starting them takes seconds, in
 import gc
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,8 +15,8 @@ from typing import Any, TypeVar
 
 from luthier.errors import Missing
 
-ALONE = 24 << 20
-"""Bytes of rows that are worked on before other processes are started."""
+FEW, ALONE, SECONDS = 2 << 20, 24 << 20, 4.0
+"""Bytes of rows that are worked on before other processes are started: `ALONE`, or `FEW` where they took `SECONDS`."""
 
 SELDOM = (100_000, 20, 100)
 """When a process of its own looks for garbage in circles: rows make none, and looking takes a twentieth of its time."""
@@ -37,6 +38,7 @@ class Spread:
         self._processes = processes or cores()
         self._pool: ProcessPoolExecutor | None = None
         self._done = 0
+        self._spent = 0.0
 
     def __enter__(self) -> "Spread":
         return self
@@ -57,9 +59,12 @@ class Spread:
         waiting: deque[tuple[T, Future[Any]]] = deque()
         try:
             for name, shard, size in shards:
-                if self._pool is None and (self._processes == 1 or self._done < ALONE):
+                if self._pool is None and self._alone:
                     self._done += size
-                    yield name, self._work(self._common, shard)
+                    begun = time.process_time()
+                    made = self._work(self._common, shard)
+                    self._spent += time.process_time() - begun
+                    yield name, made
                     continue
                 waiting.append((name, self._start().submit(_call, shard)))
                 if len(waiting) > 2 * self._processes:
@@ -71,6 +76,11 @@ class Spread:
                 "a process that worked on rows was ended from outside, most likely because memory ran out",
                 fix="free some memory, then run the same command again: what was done so far is remembered",
             ) from error
+
+    @property
+    def _alone(self) -> bool:
+        enough = self._done >= ALONE or (self._done >= FEW and self._spent >= SECONDS)
+        return self._processes == 1 or not enough
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
