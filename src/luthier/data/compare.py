@@ -92,7 +92,7 @@ def compare(old: Path, new: Path) -> Difference:
         earlier = before.pop(key, None)
         if earlier is None:
             added[_state(entry)] += 1
-        elif _state(earlier) == _state(entry):
+        elif _state(earlier) == _state(entry) or _undivided(earlier, entry):
             same += 1
         else:
             names = (_state(earlier), _state(entry))
@@ -117,5 +117,10 @@ def _state(entry: Entry) -> str:
     return entry.split or entry.fate
 
 
+def _undivided(one: Entry, other: Entry) -> bool:
+    """Two kept rows of which one has no side: its curation was refused before the division."""
+    return one.fate == other.fate == "kept" and None in (one.split, other.split)
+
+
 def _why(entry: Entry) -> str:
-    return entry.reason or f"kept for {entry.split}"
+    return entry.reason or (f"kept for {entry.split}" if entry.split else "kept")

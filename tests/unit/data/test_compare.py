@@ -50,6 +50,17 @@ def test_what_changed_between_two_curations(bench: Any, asked: Asked, tmp_path: 
     assert found.same + len(long) == 40
 
 
+def test_a_refused_curation_is_compared_by_fates_alone(bench: Any, asked: Asked, tmp_path: Path) -> None:
+    """It has no sides yet, so rows that are kept in both have not changed."""
+    bench.curate(*asked(20), curate=SPARE)
+    old = shutil.copytree(bench.out, tmp_path / "old")
+    broken = [{"question": "x", "answer": ""}] * 10
+    with pytest.raises(DataError, match="max_rejected"):
+        bench.curate(*asked(20), *broken, curate=SPARE, max_rejected=0.1)
+    found = compare(old, bench.out)
+    assert (found.same, found.changes, found.added) == (20, [], {"empty_answer": 10})
+
+
 def test_the_funnel_adds_up(bench: Any, asked: Asked) -> None:
     rows = asked(20)
     facts = bench.curate(*rows, rows[0], b"{", {"text": "x" * 990}, {"question": "x", "answer": ""}, max_length=200)
