@@ -47,38 +47,27 @@ def run(recipe: str, seed: int, runs: Path, *overrides: str) -> Run:
 
 
 def measured(recipe: str, seed: int, done: Run) -> dict[str, Any]:
-    """What a run that learned from rewards came to."""
+    """What a run came to: of pairs the share preferred; of rewards also how far it got, and how far it had fallen."""
     training = done.artifact("model").json("training.json")
-    before, after = _both(done, "exact_match")
-    _, looks = events.training_curve(done.events)
-    curves = {name: [look.metrics[name] for look in looks] for name in ("held_out", "greedy")}
-    return {
+    before, after = _both(done, "exact_match" if recipe in POLICIES else "preference")
+    found = {
         "recipe": recipe,
         "seed": seed,
         "seconds": round(training["seconds"], 1),
         "updates": training["steps"],
         "before": before,
         "after": after,
+        "run": done.name,
+    }
+    if recipe not in POLICIES:
+        return found
+    _, looks = events.training_curve(done.events)
+    curves = {name: [look.metrics[name] for look in looks] for name in ("held_out", "greedy")}
+    return found | {
         "way": (after[0] - before[0]) / (1 - before[0]),
         "curves": curves,
         "lost_at_the_end": {name: max(curve) - curve[-1] for name, curve in curves.items()},
         "stopped": training["stopped"],
-        "run": done.name,
-    }
-
-
-def of_pairs(recipe: str, seed: int, done: Run) -> dict[str, Any]:
-    """What a run that learned from pairs came to."""
-    training = done.artifact("model").json("training.json")
-    before, after = _both(done, "preference")
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "seconds": round(training["seconds"], 1),
-        "updates": training["steps"],
-        "before": before,
-        "after": after,
-        "run": done.name,
     }
 
 
@@ -101,7 +90,7 @@ def main() -> None:
     found = []
     for seed in range(asked.first, asked.first + asked.seeds):
         for recipe in (name for name in asked.only if name in PREFERENCES):
-            found.append(of_pairs(recipe, seed, run(recipe, seed, asked.runs)))
+            found.append(measured(recipe, seed, run(recipe, seed, asked.runs)))
             print(json.dumps(found[-1]), flush=True)
         later = [name for name in asked.only if name not in PREFERENCES]
         if not later:
@@ -115,8 +104,7 @@ def main() -> None:
                 reward = run("reward", seed, asked.runs, sft)
                 print(f"reward model, seed {seed}: preference {reward.metrics['preference']}", flush=True)
                 more.append(f"objective.rewards=[{{kind: model, model: {reward.folder.resolve()}}}]")
-            done = run(recipe, seed, asked.runs, *more)
-            found.append((measured if recipe in POLICIES else of_pairs)(recipe, seed, done))
+            found.append(measured(recipe, seed, run(recipe, seed, asked.runs, *more)))
             print(json.dumps(found[-1]), flush=True)
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
